@@ -1,0 +1,33 @@
+"""scoresolve: numerical SDE and ODE solvers for score models.
+
+>>> import torch, scoresolve as ss
+>>> net = lambda x, t: -x  # a score network: any callable (x, t) -> tensor of x's shape
+>>> model = ss.ScoreModel(net, ss.VPSDE(), predicts="score")
+>>> ss.sample(model, shape=(16, 3, 8, 8), solver="dpmpp_2m", nfe=10, seed=0)
+Solution(samples (16, 3, 8, 8) torch.float32, nfe=10, dpmpp_2m, t 1 -> 0.001)
+"""
+
+from . import exact, grids, quadrature, registry
+from . import solvers as _solvers  # noqa: F401 (registers them)
+from .correctors import AnnealedLangevin, Corrector, Langevin
+from .custom import DiscreteVPSDE, GaussianPath
+from .dynamics import ProbabilityFlow, ReverseSDE
+from .errors import BudgetError, NetworkOutputError, NonFiniteError, ScoreSolveError
+from .model import ScoreModel
+from .noise import NoiseSource, SampleStreams
+from .processes import EDM, VESDE, VPSDE, CosineVPSDE, RectifiedFlow, SubVPSDE
+from .registry import SolverInfo, build_table, get_solver, solver, solvers
+from .sampling import encode, sample
+from .sde import SDE
+from .solution import Solution, Step
+from .table import Row, Table
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "BudgetError", "Corrector", "CosineVPSDE",
+    "DiscreteVPSDE", "GaussianPath", "Langevin", "NetworkOutputError", "NoiseSource", "NonFiniteError",
+    "ProbabilityFlow", "RectifiedFlow", "ReverseSDE", "Row", "SampleStreams", "ScoreModel", "ScoreSolveError",
+    "Solution", "SolverInfo", "Step", "SubVPSDE", "Table", "build_table", "encode", "exact", "get_solver", "grids",
+    "quadrature", "registry", "sample", "solver", "solvers",
+]  # fmt: skip

@@ -1,0 +1,151 @@
+r"""Langevin correctors: steps of a Markov chain that leaves the marginal at one time in place.
+
+At a fixed time t the unadjusted Langevin step of size e,
+
+    x <- x + e score(x, t) + sqrt(2 e) z,
+
+has the marginal p_t as its stationary law up to O(e) (on a Gaussian of variance P: P / (1 - e / (2P)) exactly). The
+two correctors differ in e. With a = (alpha_t / alpha_t')^2 of the step t' <- t just taken (1 in VE; 1 - beta on a
+table of betas), both in units of ``snr``:
+
+    Langevin            e = 2 a (snr |z| / |score|)^2,    norms of each sample by itself
+    annealed Langevin   e = 2 a (snr sigma_t)^2,          the same for all samples
+
+score_sde averages the norms over the batch, which makes a sample depend on its batch mates; here nothing does.
+
+Source: Song et al. 2021, arXiv:2011.13456, alg. 4 and 5; Song and Ermon 2019, arXiv:1907.05600, alg. 1.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from .errors import require, unknown
+from .model import ScoreModel
+from .noise import CORRECTOR, NoiseSource
+from .sde import over_batch
+from .table import AfterStep, Stats, Table
+
+
+@dataclass(frozen=True)
+class Corrector(ABC):
+    """Langevin steps at a fixed time.
+
+    Args:
+        snr: the step's size relative to the noise, above 0.
+        steps: steps at each time, at least 1; each costs one network call.
+    """
+
+    snr: float = 0.16
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.snr > 0, f"snr > 0, got {self.snr}")
+        require(self.steps >= 1, f"at least one corrector step, got steps={self.steps}")
+
+    @abstractmethod
+    def _step_size(self, score: Tensor, z: Tensor, sigma: float) -> float | Tensor:
+        """The step's size e / a: a number, or one for each sample."""
+
+    def correct(self, model: ScoreModel, x: Tensor, t: float, ratio: float, noise: NoiseSource, draw: int) -> Tensor:
+        """``steps`` Langevin steps at time t.
+
+        Args: x (batch, ...) at time t; ratio the ``a`` above; noise is asked for draws ``draw * steps + k``.
+        Cost: ``steps`` network calls.
+        """
+        sigma = model.sde.sigma(t)
+        for k in range(self.steps):
+            score = model.score(x, t)
+            z = noise.draw(CORRECTOR, draw * self.steps + k, x)
+            size = over_batch(ratio * self._step_size(score, z, sigma), x)
+            x = x + size * score + (2 * size).sqrt() * z
+        return x
+
+
+@dataclass(frozen=True)
+class Langevin(Corrector):
+    """Langevin steps of size ``2 a (snr |z| / |score|)^2``, the norms taken sample by sample.
+
+    >>> import scoresolve as ss
+    >>> ss.Langevin(snr=0.1, steps=2)
+    Langevin(snr=0.1, steps=2)
+    """
+
+    def _step_size(self, score: Tensor, z: Tensor, sigma: float) -> Tensor:
+        size = 2 * (self.snr * _norms(z) / _norms(score)) ** 2
+        return torch.where(torch.isfinite(size), size, 0.0)  # a score of exactly zero gives no scale to go by
+
+
+@dataclass(frozen=True)
+class AnnealedLangevin(Corrector):
+    """Langevin steps of size ``2 a (snr sigma)^2``."""
+
+    def _step_size(self, score: Tensor, z: Tensor, sigma: float) -> float:
+        return 2 * (self.snr * sigma) ** 2
+
+
+CORRECTORS: dict[str, type[Corrector]] = {"langevin": Langevin, "annealed_langevin": AnnealedLangevin}
+CorrectorLike: TypeAlias = str | Corrector
+
+
+def make_corrector(corrector: CorrectorLike) -> Corrector:
+    """The corrector of that name with its default settings, or the one given."""
+    if isinstance(corrector, Corrector):
+        return corrector
+    if corrector not in CORRECTORS:
+        raise ValueError(unknown("corrector", corrector, CORRECTORS))
+    return CORRECTORS[corrector]()
+
+
+@dataclass(frozen=True)
+class PredictorCorrector:
+    """A one-step table whose every step is followed by a corrector at the time it has reached.
+
+    At noise zero there is nothing to correct, and the corrector is left out. Cost: the table's calls and
+    ``corrector.steps`` for each other step. Source: Song et al. 2021, arXiv:2011.13456, alg. 1.
+    """
+
+    table: Table
+    corrector: Corrector
+    corrections: int
+
+    stochastic = True
+
+    @classmethod
+    def of(cls, runner: object, corrector: Corrector, noiseless_end: bool) -> PredictorCorrector:
+        """Raises: ValueError unless the predictor is a one-step table."""
+        if not isinstance(runner, Table) or not runner.one_step:
+            name = runner.solver if isinstance(runner, Table) else type(runner).__name__
+            raise ValueError(
+                f"a corrector needs a one-step predictor, {name!r} keeps outputs of earlier steps: "
+                "use solver='ddim', 'ddpm', 'reverse_diffusion', 'euler_maruyama', 'euler' or 'heun'"
+            )
+        return cls(runner, corrector, len(runner.times) - 1 - (1 if noiseless_end else 0))
+
+    @property
+    def nfe(self) -> int:
+        """Network calls of a run."""
+        return self.table.nfe + self.corrections * self.corrector.steps
+
+    def run(
+        self, model: ScoreModel, x: Tensor, noise: NoiseSource, after_step: AfterStep | None = None
+    ) -> tuple[Tensor, Stats]:
+        """Run the table, correcting after each step."""
+        times = self.table.times
+        squared = model.sde.alpha(times) ** 2
+
+        def corrected(step: int, t: float, x: Tensor) -> Tensor:
+            if step <= self.corrections:
+                x = self.corrector.correct(model, x, t, squared[step - 1] / squared[step], noise, step)
+            return x if after_step is None else after_step(step, t, x)
+
+        return self.table.run(model, x, noise, corrected)
+
+
+def _norms(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1) if x.ndim > 1 else x.abs()

@@ -1,0 +1,146 @@
+"""Forward processes made from what a user brings: a table of betas, or two functions of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import require
+from .processes import IntegratedBeta
+from .sde import SDE
+
+
+class DiscreteVPSDE(IntegratedBeta):
+    """A DDPM table of betas, seen as a VP process on [0, 1]: index i is the time ``t = (i + 1) / N``.
+
+    ``B = -log alphas_cumprod`` is interpolated linearly in t between the indices (beta is piecewise constant),
+    starting from B(0) = 0; at the indices it is the table, to rounding. Sampling ends at noise zero.
+
+    Args:
+        betas: N numbers in (0, 1), index 0 first, as DDPM counts them.
+
+    Raises: ValueError if they are empty or leave (0, 1).
+
+    Source: Ho et al. 2020, arXiv:2006.11239; Lu et al. 2022, arXiv:2206.00927, app. D.1 (the interpolation).
+
+    >>> import scoresolve as ss
+    >>> sde = ss.DiscreteVPSDE.linear()
+    >>> round(sde.alpha(1.0) ** 2, 9)  # alphas_cumprod[-1]
+    4.0358e-05
+    """
+
+    t_min = 0.0
+
+    def __init__(self, betas: Sequence[float] | np.ndarray | Tensor) -> None:
+        table = np.array(betas.detach().cpu() if isinstance(betas, Tensor) else betas, dtype=np.float64)
+        require(table.ndim == 1 and table.size > 0, f"a vector of betas, got shape {table.shape}")
+        inside = bool(np.all((table > 0) & (table < 1)))
+        require(inside, f"betas strictly between 0 and 1, got the range {table.min()} to {table.max()}")
+        self.betas = table
+        self.N = table.size
+        self.t_eps = 1 / self.N
+        self._nodes = torch.from_numpy(np.concatenate([[0.0], -np.cumsum(np.log1p(-table))]))
+
+    @classmethod
+    def linear(cls, beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000) -> DiscreteVPSDE:
+        """DDPM's table: betas equally spaced from beta_start to beta_end."""
+        return cls(np.linspace(beta_start, beta_end, steps))
+
+    @classmethod
+    def scaled_linear(cls, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000) -> DiscreteVPSDE:
+        """Latent diffusion's table: square roots of the betas equally spaced."""
+        return cls(np.linspace(beta_start**0.5, beta_end**0.5, steps) ** 2)
+
+    @classmethod
+    def squared_cosine(cls, steps: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> DiscreteVPSDE:
+        """iDDPM's table: ``1 - alpha_bar((i+1)/N) / alpha_bar(i/N)``, capped at max_beta."""
+        alpha_bar = np.cos(0.5 * np.pi * (np.arange(steps + 1) / steps + s) / (1 + s)) ** 2
+        return cls(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
+
+    def _integral(self, t: Tensor) -> Tensor:
+        nodes = self._nodes.to(t.device)
+        place = t * self.N
+        left = place.detach().floor().clamp(0, self.N - 1).long()
+        return nodes[left] + (place - left) * (nodes[left + 1] - nodes[left])
+
+    def _inverse_integral(self, integral: Tensor) -> Tensor:
+        nodes = self._nodes.to(integral.device)
+        left = (torch.searchsorted(nodes, integral.detach().contiguous(), right=True) - 1).clamp(0, self.N - 1)
+        return (left + (integral - nodes[left]) / (nodes[left + 1] - nodes[left])) / self.N
+
+    def __repr__(self) -> str:
+        return f"DiscreteVPSDE(<{self.N} betas, {self.betas[0]:.6g} to {self.betas[-1]:.6g}>)"
+
+
+class GaussianPath(SDE):
+    """Any path: two functions ``alpha(t)`` and ``sigma(t)``; drift, diffusion and the inverse clock are derived.
+
+    Args:
+        alpha, sigma: functions of a float64 tensor of times, of torch operations so that they can be
+            differentiated; a constant may be returned as a number.
+        t_min, t_max: where sampling ends and starts, ``0 <= t_min < t_max``.
+        t_eps: the last positive time before a jump to noise zero (default t_min, or 1e-3 t_max if that is 0).
+
+    ``time(lam)`` is found by bisection (to rounding). Raises: ValueError if the path is not positive or if
+    alpha / sigma does not fall on (t_min, t_max); TypeError if it cannot be differentiated.
+
+    >>> import torch, scoresolve as ss
+    >>> sde = ss.GaussianPath(alpha=lambda t: torch.cos(1.5 * t), sigma=lambda t: torch.sin(1.5 * t))
+    >>> abs(sde.time(sde.lam(0.4)) - 0.4) < 1e-12
+    True
+    """
+
+    def __init__(
+        self,
+        alpha: Callable[[Tensor], Tensor | float],
+        sigma: Callable[[Tensor], Tensor | float],
+        *,
+        t_min: float = 1e-3,
+        t_max: float = 1.0,
+        t_eps: float | None = None,
+    ) -> None:
+        require(0 <= t_min < t_max, f"0 <= t_min < t_max, got {t_min} and {t_max}")
+        self.t_min, self.t_max = float(t_min), float(t_max)
+        self.t_eps = float(t_eps) if t_eps is not None else (self.t_min or 1e-3 * self.t_max)
+        self._functions = {"alpha": alpha, "sigma": sigma}
+        self._check()
+
+    def _call(self, name: str, t: Tensor) -> Tensor:
+        return torch.as_tensor(self._functions[name](t), dtype=torch.float64, device=t.device).expand(t.shape)
+
+    def _alpha(self, t: Tensor) -> Tensor:
+        return self._call("alpha", t)
+
+    def _sigma(self, t: Tensor) -> Tensor:
+        return self._call("sigma", t)
+
+    def _time(self, lam: Tensor) -> Tensor:
+        low, high = torch.zeros_like(lam), torch.full_like(lam, self.t_max)
+        for _ in range(70):
+            middle = 0.5 * (low + high)
+            noisier = self._alpha(middle) < lam.exp() * self._sigma(middle)
+            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+        return 0.5 * (low + high)
+
+    def _check(self) -> None:
+        times = torch.linspace(self.t_min, self.t_max, 257, dtype=torch.float64)[1:-1]
+        for name in ("alpha", "sigma"):
+            values = self._call(name, times.clone().requires_grad_())
+            require(bool((values > 0).all()), f"{name}(t) > 0 for t between t_min and t_max")
+            if not values.requires_grad and bool((values != values[0]).any()):
+                raise TypeError(
+                    f"{name} varies with t but cannot be differentiated: write it with torch operations on t, "
+                    "such as torch.exp(-t), not with math or numpy"
+                )
+        falling = bool((self.lam(times).diff() < 0).all())
+        require(falling, "a path whose alpha / sigma falls strictly with t (noise grows with t)")
+
+    def __repr__(self) -> str:
+        return f"GaussianPath(alpha={_name(self._functions['alpha'])}, sigma={_name(self._functions['sigma'])})"
+
+
+def _name(function: Callable[..., object]) -> str:
+    return getattr(function, "__qualname__", repr(function))

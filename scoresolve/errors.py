@@ -1,0 +1,40 @@
+"""The exceptions of this library. Each says what was got, what was expected and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ScoreSolveError(Exception):
+    """Base of every exception raised while a solver runs."""
+
+
+class NetworkOutputError(ScoreSolveError, ValueError, TypeError):
+    """The network returned something that is not a floating tensor of its input's shape."""
+
+
+class NonFiniteError(ScoreSolveError, ValueError):
+    """The network or the state became NaN or infinite; the message names the step, the time and the samples."""
+
+
+class BudgetError(ScoreSolveError, ValueError):
+    """A solver would need more network calls than it was given."""
+
+
+def require(condition: bool, expected: str) -> None:
+    """Raise ``ValueError("expected ...")`` unless the condition holds; the text says what was got as well."""
+    if not condition:
+        raise ValueError(f"expected {expected}")
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+    """The message for a name that does not exist, with the nearest one that does."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return (
+        f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}"
+        if hint
+        else (f"unknown {kind} {name!r}; known: {', '.join(names)}")
+    )

@@ -1,0 +1,299 @@
+r"""Laws whose scores are known exactly at every noise level: the oracles of tests and benchmarks, and a place to start.
+
+If ``x_0`` has law N(mu, S) then ``x_t = alpha x_0 + sigma eps`` has law N(alpha mu, alpha^2 S + sigma^2 I), and
+with S = U diag(v) U^T and y = U^T (x - alpha mu)
+
+    E[x_0 | x_t = x] = mu + U diag(alpha v / (alpha^2 v + sigma^2)) y.
+
+A mixture has the average of its components' expectations, weighted by their posterior probabilities
+``w_k N(x; alpha mu_k, alpha^2 S_k + sigma^2 I)``. Its score is ``(alpha E[x_0 | x] - x) / sigma^2`` (Tweedie).
+
+The probability flow of a Gaussian carries each eigen-direction by a ratio of standard deviations,
+
+    x_s = alpha_s mu + U diag(sqrt((alpha_s^2 v + sigma_s^2) / (alpha_t^2 v + sigma_t^2))) U^T (x_t - alpha_t mu).
+
+Everything is computed in float64, whatever the dtype of the states.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from .errors import require
+from .model import ScoreModel
+from .noise import SOLVER
+from .sde import SDE, over_batch
+from .table import Table
+
+Scale: TypeAlias = float | Tensor
+
+
+class Law(ABC):
+    """A law of data with exact denoisers. ``shape`` is the shape of one sample."""
+
+    shape: torch.Size
+
+    @abstractmethod
+    def _denoise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """E[x_0 | x], for float64 x (batch, d) and alpha, sigma (batch, 1)."""
+
+    @abstractmethod
+    def _log_prob(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Log-density of x_t, (batch,), in nats."""
+
+    @abstractmethod
+    def _sample(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """n samples, float64 (n, d)."""
+
+    @abstractmethod
+    def marginal(self, sde: SDE, t: float) -> Law:
+        """The law of x_t, again a law."""
+
+    def model(self, sde: SDE) -> ScoreModel:
+        """The exact network: a ``ScoreModel`` that predicts the data, on any process, dtype and device."""
+
+        def denoiser(x: Tensor, t: Tensor) -> Tensor:
+            t = t.double()
+            alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
+            return self._denoise(x.flatten(1).double(), alpha, sigma).reshape(x.shape).to(x.dtype)
+
+        return ScoreModel(denoiser, sde, predicts="data")
+
+    def denoise(self, x: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
+        """E[x_0 | alpha x_0 + sigma eps = x]; x (batch, ...), alpha and sigma numbers or of shape (batch,)."""
+        flat = x.flatten(1).double()
+        a, s = (over_batch(scale, flat).expand(len(flat), 1) for scale in (alpha, sigma))
+        return self._denoise(flat, a, s).reshape(x.shape).to(x.dtype)
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """n samples, float64, shape (n, *shape); from ``generator``, else from torch's global one."""
+        return self._sample(n, generator).reshape(n, *self.shape)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density in nats, shape (batch, ...) -> (batch,)."""
+        flat = x.flatten(1).double()
+        one = flat.new_ones(len(flat), 1)
+        return self._log_prob(flat, one, 0 * one).to(x.dtype)
+
+
+class GaussianMixture(Law):
+    """A mixture of Gaussians with full covariances.
+
+    Args:
+        weights: (k,), positive; normalised to sum to one.
+        means: (k, ...), one mean a component, of the shape of a sample.
+        covariances: (k, d, d) symmetric, or (k, d) variances, or (k,) for multiples of the identity; d is the number
+            of elements of a sample. Positive semi-definite.
+
+    Raises: ValueError for shapes that do not fit, weights that are not positive, covariances that are not symmetric
+    or have a negative eigenvalue.
+
+    >>> import torch, scoresolve as ss
+    >>> law = ss.exact.GaussianMixture([0.7, 0.3], torch.tensor([[-1.0], [1.0]]), [0.01, 0.01])
+    >>> model = law.model(ss.VPSDE())
+    >>> round(model.data(torch.tensor([[0.0]]), 1.0).item(), 3)  # nothing but noise: the mean of the law
+    -0.4
+    """
+
+    def __init__(self, weights: object, means: object, covariances: object) -> None:
+        mean = _float64(means)
+        weight, covariance = _float64(weights).reshape(-1), _float64(covariances)
+        k = len(weight)
+        require(mean.ndim >= 2 and mean.shape[0] == k, f"means of shape ({k}, ...), got {tuple(mean.shape)}")
+        require(bool((weight > 0).all()), "positive weights")
+        self.shape = mean.shape[1:]
+        self.weights, self.means = weight / weight.sum(), mean.flatten(1)
+        self.variances, self.bases = _spectrum(covariance, k, self.means.shape[1])
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the law, in the shape of a sample."""
+        return (self.weights @ self.means).reshape(self.shape)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance of the law, (d, d)."""
+        within = torch.einsum("k,kij,kj,klj->il", self.weights, self.bases, self.variances, self.bases)
+        centred = self.means - self.weights @ self.means
+        return within + torch.einsum("k,ki,kj->ij", self.weights, centred, centred)
+
+    def _spread(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Eigen-coordinates (batch, k, d), their variances, and log posterior weights (batch, k), unnormalised."""
+        bases, means = self.bases.to(x.device), self.means.to(x.device)
+        y = torch.einsum("bki,kij->bkj", x[:, None] - alpha[:, None] * means, bases)
+        total = alpha[:, None] ** 2 * self.variances.to(x.device) + sigma[:, None] ** 2
+        log_weight = self.weights.to(x.device).log() - 0.5 * (y**2 / total + total.log()).sum(-1)
+        return y, total, log_weight
+
+    def _denoise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        y, total, log_weight = self._spread(x, alpha, sigma)
+        gain = alpha[:, None] * self.variances.to(x.device) / total
+        each = self.means.to(x.device) + torch.einsum("bkj,kij->bki", gain * y, self.bases.to(x.device))
+        return torch.einsum("bk,bki->bi", log_weight.softmax(dim=1), each)
+
+    def _log_prob(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        _, _, log_weight = self._spread(x, alpha, sigma)
+        return log_weight.logsumexp(dim=1) - 0.5 * x.shape[1] * math.log(2 * math.pi)
+
+    def _sample(self, n: int, generator: torch.Generator | None) -> Tensor:
+        which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        z = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
+        return self.means[which] + torch.einsum("bij,bj->bi", self.bases[which], self.variances[which].sqrt() * z)
+
+    def marginal(self, sde: SDE, t: float) -> GaussianMixture:
+        """The law of x_t: means alpha mu_k, covariances alpha^2 S_k + sigma^2 I."""
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        law = object.__new__(type(self))
+        law.shape, law.weights, law.bases = self.shape, self.weights, self.bases
+        law.means, law.variances = alpha * self.means, alpha**2 * self.variances + sigma**2
+        return law
+
+
+class Gaussian(GaussianMixture):
+    """One Gaussian.
+
+    Args:
+        mean: of the shape of a sample.
+        covariance: (d, d) symmetric, or (d,) variances, or a number for a multiple of the identity.
+
+    >>> import torch, scoresolve as ss
+    >>> law = ss.exact.Gaussian(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.5, 2.0]]))
+    >>> torch.allclose(law.covariance, torch.tensor([[1.0, 0.5], [0.5, 2.0]], dtype=torch.float64))
+    True
+    """
+
+    def __init__(self, mean: object, covariance: object) -> None:
+        super().__init__([1.0], _float64(mean)[None], _float64(covariance)[None])
+
+    def flow(self, sde: SDE, x: Tensor, t: float, s: float) -> Tensor:
+        """The end at time s of the probability flow that is at x (batch, ...) at time t, in closed form."""
+        basis, v, mean = self.bases[0].to(x.device), self.variances[0].to(x.device), self.means[0].to(x.device)
+        stretch = ((sde.alpha(s) ** 2 * v + sde.sigma(s) ** 2) / (sde.alpha(t) ** 2 * v + sde.sigma(t) ** 2)).sqrt()
+        y = (x.flatten(1).double() - sde.alpha(t) * mean) @ basis
+        return (sde.alpha(s) * mean + (stretch * y) @ basis.T).reshape(x.shape).to(x.dtype)
+
+
+class Empirical(Law):
+    """The smoothed empirical law of a data set: an equal mixture of N(x_i, bandwidth^2 I).
+
+    Args:
+        data: (n, ...), one row a sample.
+        bandwidth: standard deviation of the smoothing, at least 0.
+
+    Cost of a denoiser's call: a product of (batch, d) with (d, n), twice.
+
+    >>> import torch, scoresolve as ss
+    >>> law = ss.exact.Empirical(torch.tensor([[0.0], [1.0]]), bandwidth=0.1)
+    >>> law.sample(5).shape
+    torch.Size([5, 1])
+    """
+
+    def __init__(self, data: Tensor, bandwidth: float) -> None:
+        points = _float64(data)
+        require(points.ndim >= 2 and len(points) > 0, f"data of shape (n, ...), got {tuple(points.shape)}")
+        require(bandwidth >= 0, f"bandwidth >= 0, got {bandwidth}")
+        self.shape, self.points, self.bandwidth = points.shape[1:], points.flatten(1), float(bandwidth)
+
+    def _log_weights(self, x: Tensor, alpha: Tensor, variance: Tensor) -> Tensor:
+        """-|x - alpha x_i|^2 / (2 variance), (batch, n)."""
+        return -0.5 * torch.cdist(x, alpha[:1] * self.points.to(x.device)) ** 2 / variance
+
+    def _denoise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        variance = (alpha * self.bandwidth) ** 2 + sigma**2
+        points = self.points.to(x.device)
+        # |x - alpha x_i|^2 without |x|^2, which all points share
+        logits = (alpha * (x @ points.T) - 0.5 * alpha**2 * points.square().sum(1)) / variance
+        nearest = logits.softmax(dim=1) @ points
+        return nearest + alpha * self.bandwidth**2 / variance * (x - alpha * nearest)
+
+    def _log_prob(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        variance = (alpha * self.bandwidth) ** 2 + sigma**2
+        d, n = self.points.shape[1], len(self.points)
+        logits = self._log_weights(x, alpha, variance)
+        return logits.logsumexp(dim=1) - math.log(n) - 0.5 * d * (2 * math.pi * variance[:, 0]).log()
+
+    def _sample(self, n: int, generator: torch.Generator | None) -> Tensor:
+        which = torch.randint(len(self.points), (n,), generator=generator)
+        z = torch.randn(n, self.points.shape[1], generator=generator, dtype=torch.float64)
+        return self.points[which] + self.bandwidth * z
+
+    def marginal(self, sde: SDE, t: float) -> Empirical:
+        """The law of x_t: points alpha x_i, bandwidth sqrt(alpha^2 b^2 + sigma^2)."""
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        points = (alpha * self.points).reshape(-1, *self.shape)
+        return Empirical(points, math.hypot(alpha * self.bandwidth, sigma))
+
+
+class _UnitNoise:
+    """Noise whose draw k is one in row ``first + k`` of the batch and zero elsewhere."""
+
+    def __init__(self, first: int, draws: dict[int, int]) -> None:
+        self._first, self._draws = first, draws
+
+    def draw(self, stream: int, index: int, like: Tensor) -> Tensor:
+        z = torch.zeros_like(like)
+        if stream == SOLVER:
+            z[self._first + self._draws[index]] = 1.0
+        return z
+
+
+def push(table: Table, law: Gaussian, sde: SDE, start: GaussianMixture | None = None) -> Gaussian:
+    """The exact law of a table's output for Gaussian data: no sampling.
+
+    The exact network of a Gaussian is affine, so the table maps x = start to ``A x + c + sum_k B_k z_k``, with A and
+    the B_k diagonal in the eigenbasis of the data. They are read off by running the table itself on unit vectors.
+
+    Args: ``start`` is the law of the state at the table's first time, with the data's eigenbasis; default the exact
+    marginal there. Returns: N(A m + c, A P A^T + sum_k B_k B_k^T).
+
+    >>> import numpy as np, torch, scoresolve as ss
+    >>> law, sde = ss.exact.Gaussian(torch.zeros(1), 0.25), ss.VPSDE()
+    >>> table = ss.build_table("dpmpp_2m", sde, ss.grids.log_snr(sde, 50, 1.0, 1e-3))
+    >>> abs(float(ss.exact.push(table, law, sde).covariance) / float(law.marginal(sde, 1e-3).covariance) - 1) < 5e-3
+    True
+    """
+    start = law.marginal(sde, table.start) if start is None else start
+    gain, offset, noise = affine_map(table, law, sde)
+    basis = law.bases[0]
+    out = Gaussian(torch.zeros(law.shape), torch.ones(law.means.shape[1], dtype=torch.float64))
+    out.means = (basis @ (gain * (basis.T @ start.means[0]) + offset))[None]
+    out.bases, out.variances = law.bases, (gain**2 * start.variances[0] + noise.square().sum(0))[None]
+    return out
+
+
+def affine_map(table: Table, law: Gaussian, sde: SDE) -> tuple[Tensor, Tensor, Tensor]:
+    """(A, c, B) of :func:`push` in the eigenbasis of the data: shapes (d,), (d,) and (draws, d)."""
+    d = law.means.shape[1]
+    diagonal = Gaussian(law.bases[0].T @ law.means[0], law.variances[0])
+    noisy = [number for number, row in enumerate(table.rows) if row.noise > 0]
+    batch = torch.zeros(2 + len(noisy), d, dtype=torch.float64)
+    batch[1] = 1.0
+    noise = _UnitNoise(2, {number: k for k, number in enumerate(noisy)})
+    with torch.no_grad():
+        end, _ = table.run(diagonal.model(sde), batch, noise)
+    return end[1] - end[0], end[0], end[2:] - end[0]
+
+
+def _spectrum(covariance: Tensor, k: int, d: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (k, d) and eigenvectors (k, d, d) of covariances given in one of three ways."""
+    if covariance.shape in ((k,), (k, d)):
+        variances = covariance.reshape(k, -1).expand(k, d).clone()
+        bases = torch.eye(d, dtype=torch.float64).expand(k, d, d).clone()
+    else:
+        require(covariance.shape == (k, d, d), f"covariances of shape ({k}, {d}, {d}), got {tuple(covariance.shape)}")
+        require(torch.allclose(covariance, covariance.mT, atol=1e-10), "symmetric covariances")
+        variances, bases = torch.linalg.eigh(covariance)
+    scale = float(variances.abs().max())
+    require(
+        bool((variances >= -1e-12 * scale).all()), f"covariances without negative eigenvalues, got {variances.min():g}"
+    )
+    return variances.clamp(min=0.0), bases
+
+
+def _float64(value: object) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64).detach().cpu()

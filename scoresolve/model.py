@@ -1,0 +1,282 @@
+"""``ScoreModel``: any network, seen as score, noise, data, v or velocity at any noise level.
+
+The conversions between these are derived in ``predictions.py``; the path and its clocks in ``sde.py``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import require, unknown
+from .predictions import Prediction, Values, conversion
+from .sde import SDE, over_batch
+from .watch import Watch
+
+TimeLabel = Literal["t", "index", "fractional_index", "sigma", "rho", "lam"]
+ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+class ScoreModel:
+    """A network with its forward process: the one place where the network is called, and calls are counted.
+
+    Args:
+        net: called as ``net(x, label, **conditioning)`` with x (batch, ...) and label (batch,); returns x's shape.
+        sde: the forward process it was trained on.
+        predicts: what it returns: "score", "noise" (epsilon), "data" (x_0, the denoiser), "v"
+            (``alpha noise - sigma data``) or "velocity" (``alpha' data + sigma' noise``).
+        time: how it is told the time: "t", "sigma", "rho", "lam", a function of t (float64 tensor -> label), or for
+            a ``DiscreteVPSDE`` "index" (``t N - 1`` rounded, int64) or "fractional_index" (not rounded).
+
+    The state is float32 or float64; x is cast to the dtype of the network's parameters at its door only.
+
+    Raises: ValueError for an unknown prediction or label, or an index label without a table of betas.
+
+    >>> import torch, scoresolve as ss
+    >>> model = ss.ScoreModel(lambda x, t: -x, ss.VPSDE(), predicts="score")  # standard normal data
+    >>> x = torch.randn(4, 3)
+    >>> torch.allclose(model.data(x, 0.5), ss.VPSDE().alpha(0.5) * x, atol=1e-6)
+    True
+    >>> model.nfe
+    1
+    """
+
+    def __init__(
+        self,
+        net: Callable[..., Any],
+        sde: SDE,
+        *,
+        predicts: Prediction = "score",
+        time: TimeLabel | Callable[[Tensor], Tensor | float] = "t",
+    ) -> None:
+        if not callable(net):
+            raise TypeError(f"net must be callable as net(x, label), got {type(net).__name__}")
+        if not isinstance(sde, SDE):
+            raise TypeError(f"sde must be a forward process such as ss.VPSDE(), got {type(sde).__name__}")
+        require(predicts in get_args(Prediction), unknown("prediction", predicts, get_args(Prediction)))
+        require(callable(time) or time in get_args(TimeLabel), unknown("time label", time, get_args(TimeLabel)))
+        if isinstance(time, str) and "index" in time and not hasattr(sde, "betas"):
+            raise ValueError(
+                f"time={time!r} needs a table of betas, {sde!r} has none: use ss.DiscreteVPSDE(betas), "
+                'time="t", or a function such as time=lambda t: 999 * t'
+            )
+        self.net, self.sde, self.predicts, self.time = net, sde, predicts, time
+        self.conditioning: dict[str, Any] = {}
+        self._guidance: tuple[float, dict[str, Any]] | None = None
+        self._native = sde  # the process the network was trained on; differs from sde after `on`
+        self._watch = Watch()
+        self._plan: dict[tuple[float, str], tuple[float, float, float, float]] = {}
+        self.t_min, self.t_max, self.t_eps = sde.t_min, sde.t_max, sde.t_eps
+
+    # -- views --------------------------------------------------------------------------------------------------
+
+    def _view(self) -> ScoreModel:
+        view = copy.copy(self)
+        view._plan = {}
+        return view
+
+    def condition(self, **conditioning: Any) -> ScoreModel:
+        """The same network with these keyword arguments passed to every call."""
+        view = self._view()
+        view.conditioning = {**self.conditioning, **conditioning}
+        return view
+
+    def guide(self, scale: float, **unconditional: Any) -> ScoreModel:
+        """Classifier-free guidance: ``output = o_u + scale (o_c - o_u)``, one call on a doubled batch.
+
+        Args: scale 1 is the conditional network, 0 the unconditional; ``unconditional`` replaces the conditioning
+        of the same names in the second half: tensors with a row a sample, or a single row for all.
+        NFE: 1 an evaluation (the network sees twice the batch: ``solution.stats["network_rows"]``).
+        Source: Ho and Salimans 2022, arXiv:2207.12598, eq. 6 with w = scale - 1.
+        """
+        missing = sorted(set(unconditional) - set(self.conditioning))
+        require(not missing, f"unconditional values for {sorted(self.conditioning)}, got {missing} as well")
+        view = self._view()
+        view._guidance = (float(scale), {**self.conditioning, **unconditional})
+        return view
+
+    def on(self, sde: SDE) -> ScoreModel:
+        """The same network seen along another process.
+
+        At equal lam two processes differ by a scale, ``x' = (alpha'/alpha) x``, and data and noise are the same;
+        the network is asked at its own x and its own time. Times are restricted to those at which it knows lam.
+        """
+        view = self._view()
+        view.sde, native = sde, self._native
+        slack = 1e-9
+        if sde.lam(sde.t_max) < native.lam(native.t_max) - slack:
+            view.t_max = sde.time(native.lam(native.t_max))
+        else:
+            view.t_max = sde.t_max
+        view.t_eps = max(sde.t_eps, sde.time(native.lam(native.t_eps)))
+        ends_clean = native.sigma(native.t_min) == 0 or sde.sigma(sde.t_min) > native.sigma(native.t_min)
+        view.t_min = sde.t_min if ends_clean else max(sde.t_min, sde.time(native.lam(native.t_min)))
+        return view
+
+    def session(self, watch: Watch) -> ScoreModel:
+        """A view whose calls are counted and checked by ``watch``, and by this model."""
+        view = self._view()
+        view._watch = watch
+        watch.parent = self._watch
+        return view
+
+    def at_step(self, step: int) -> None:
+        """Tell which step the solver is at, for the messages."""
+        self._watch.step = step
+
+    # -- predictions --------------------------------------------------------------------------------------------
+
+    @property
+    def nfe(self) -> int:
+        """Network calls so far, through this model and every view of it; a batch counts once."""
+        return self._watch.calls
+
+    def score(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """grad log p_t(x). Args: x (batch, ...); t a float or a tensor of shape () or (batch,). 1 NFE."""
+        return self.evaluate(x, t, "score")
+
+    def noise(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """The expected noise eps given x. Arguments as in :meth:`score`. 1 NFE."""
+        return self.evaluate(x, t, "noise")
+
+    def data(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """The expected clean data x_0 given x (the denoiser). Arguments as in :meth:`score`. 1 NFE."""
+        return self.evaluate(x, t, "data")
+
+    def v(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """``alpha noise - sigma data`` (Salimans and Ho 2022). Arguments as in :meth:`score`. 1 NFE."""
+        return self.evaluate(x, t, "v")
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """dx/dt of the probability flow, ``alpha' data + sigma' noise``. Arguments as in :meth:`score`. 1 NFE."""
+        return self.evaluate(x, t, "velocity")
+
+    def prepare(self, times: Sequence[float], target: Prediction) -> None:
+        """Compute the coefficients of many host times at once; ``evaluate`` then finds them ready."""
+        columns = self._coefficients(np.asarray(times, dtype=np.float64), target)
+        for t, *row in zip(times, *columns, strict=True):
+            self._plan[float(t), target] = (row[0], row[1], row[2], row[3])
+
+    def evaluate(self, x: Tensor, t: float | Tensor, target: Prediction) -> Tensor:
+        """One network call at (x, t), converted to the wanted prediction.
+
+        Raises: NetworkOutputError if the network's answer is not a floating tensor of x's shape; NonFiniteError
+        (inside ``sample``) if it is NaN or infinite; ValueError if the prediction cannot be had at this t.
+        """
+        if isinstance(t, Tensor):
+            a, b, scale, label = self._coefficients(t.detach().double() if not t.requires_grad else t.double(), target)
+            output = self._call(x * over_batch(scale, x) if self._native is not self.sde else x, label, t)
+            return over_batch(a, x) * x + over_batch(b, x) * output
+        t = float(t)
+        if (t, target) not in self._plan:
+            self.prepare([t], target)
+        weight_x, weight_output, scale_x, host_label = self._plan[t, target]
+        output = self._call(x * scale_x if scale_x != 1.0 else x, host_label, t)
+        if weight_output != 1.0:
+            output = output * weight_output
+        return torch.add(output, x, alpha=weight_x) if weight_x != 0.0 else output
+
+    # -- coefficients -------------------------------------------------------------------------------------------
+
+    def _coefficients(self, t: Values, target: Prediction) -> tuple[Values, Values, Values, Values]:
+        """(a, b, scale, label): the net is called at (scale x, label) and the wanted value is a x + b output."""
+        native = self._native
+        tau = t if native is self.sde else native.time(self.sde.lam(t))
+        a, b, scale = conversion(self.predicts, target, native, tau, self.sde, t)
+        if isinstance(t, np.ndarray):
+            self._require_finite(t, a, b, target)
+        return a, b, scale, self._label(tau)
+
+    def _require_finite(self, t: np.ndarray, a: np.ndarray, b: np.ndarray, target: str) -> None:
+        bad = ~(np.isfinite(a) & np.isfinite(b))
+        if bad.any():
+            at = float(t[bad][0])
+            raise ValueError(
+                f"a network that predicts {self.predicts!r} does not determine the {target!r} at t = {at:g} of "
+                f"{self.sde!r} (alpha = {self.sde.alpha(at):g}, sigma = {self.sde.sigma(at):g}): keep away from that "
+                "end with t_max= or t_min=, or use a network that predicts data, v or velocity"
+            )
+
+    def _label(self, t: Values) -> Values:
+        match self.time:
+            case "t":
+                return t
+            case "index":
+                return (self._fractional_index(t)).round()
+            case "fractional_index":
+                return self._fractional_index(t)
+            case "sigma" | "rho" | "lam":
+                clock: Values = getattr(self._native, self.time)(t)
+                return clock
+        label = self.time(torch.as_tensor(t, dtype=torch.float64))
+        label = torch.as_tensor(label, dtype=torch.float64).expand(torch.as_tensor(t).shape)
+        return label.detach().cpu().numpy() if isinstance(t, np.ndarray) else label
+
+    def _fractional_index(self, t: Values) -> Values:
+        return t * len(getattr(self._native, "betas")) - 1  # noqa: B009 (only DiscreteVPSDE gets here)
+
+    # -- the call -----------------------------------------------------------------------------------------------
+
+    def _call(self, x: Tensor, label: float | Tensor, t: float | Tensor) -> Tensor:
+        """Call the network once: cast at its door, double the batch for guidance, count, check."""
+        inputs = x if (dtype := self._net_dtype()) is None else x.to(dtype)
+        labels = self._labels(label, inputs, x.dtype)
+        conditioning = self.conditioning
+        if self._guidance is not None:
+            inputs, labels = torch.cat([inputs, inputs]), torch.cat([labels, labels])
+            conditioning = _join(self.conditioning, self._guidance[1], x.shape[0])
+        self._watch.count(inputs.shape[0], t)
+        version = inputs._version
+        output = self.net(inputs, labels, **conditioning)
+        self._watch.check(output, inputs, version, t)
+        if self._guidance is not None:
+            conditional, unconditional = output.chunk(2)
+            output = torch.lerp(unconditional, conditional, self._guidance[0])
+        return cast(Tensor, output.to(x.dtype))
+
+    def _labels(self, label: float | Tensor, inputs: Tensor, state_dtype: torch.dtype) -> Tensor:
+        dtype = torch.int64 if self.time == "index" else torch.promote_types(inputs.dtype, torch.float32)
+        if isinstance(label, Tensor):
+            return label.to(device=inputs.device, dtype=dtype).expand(inputs.shape[0])
+        return torch.full((inputs.shape[0],), label, dtype=dtype, device=inputs.device)
+
+    def _net_dtype(self) -> torch.dtype | None:
+        """The dtype of the network's parameters, or None where there is nothing to cast to."""
+        if isinstance(self.net, torch.nn.Module):
+            for parameter in self.net.parameters():
+                if parameter.is_floating_point():
+                    return parameter.dtype
+        return None
+
+    def __repr__(self) -> str:
+        name = getattr(self.net, "__name__", type(self.net).__name__)
+        return f"ScoreModel({name}, {self.sde!r}, predicts={self.predicts!r}, time={self.time!r})"
+
+
+def as_score_model(model: ScoreModel | ScoreFunction, sde: SDE) -> ScoreModel:
+    """The model along ``sde``; a plain function is taken as a score function of (x, t)."""
+    if not isinstance(model, ScoreModel):
+        return ScoreModel(model, sde, predicts="score")
+    return model if model.sde is sde else model.on(sde)
+
+
+def _join(conditional: dict[str, Any], unconditional: dict[str, Any], batch: int) -> dict[str, Any]:
+    """The conditioning of a doubled batch: tensors with a row a sample are stacked, anything else must agree."""
+    joined: dict[str, Any] = {}
+    for name, value in conditional.items():
+        other = unconditional[name]
+        if isinstance(value, Tensor) and isinstance(other, Tensor) and value.ndim and value.shape[0] == batch:
+            joined[name] = torch.cat([value, other.to(value).expand(value.shape)])
+        elif value is other or (not isinstance(value, Tensor) and value == other):
+            joined[name] = value
+        else:
+            raise ValueError(
+                f"guidance cannot stack the conditioning {name!r}: give tensors with one row a sample "
+                f"({batch} rows), and an unconditional value of the same shape or of one row"
+            )
+    return joined

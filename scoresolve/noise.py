@@ -1,0 +1,119 @@
+"""Every random number of the library: a pure function of (seed, sample, stream, draw, element).
+
+A counter-based generator. Each (seed, sample, stream, draw) has two 64-bit keys; element pairs are hashed with them
+by a keyed variant of the SplitMix64 finaliser (Steele et al. 2014; constants of Stafford's "Mix13"), and each 64-bit
+word becomes two normal numbers by Box and Muller's transform. Nothing is stored or advanced, so sample i of seed s
+is the same in any batch, order or process, on any device, to the rounding of log, cos and sin; no global generator
+is read or moved. Arithmetic is on int64 tensors, whose products wrap as unsigned ones do.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+START, SOLVER, CORRECTOR = 0, 1, 2
+"""Streams: the starting state, the solver's noise, the corrector's noise."""
+
+
+class NoiseSource(Protocol):
+    """Where solvers take their noise: a standard normal tensor for each (stream, draw)."""
+
+    def draw(self, stream: int, index: int, like: Tensor) -> Tensor:
+        """Standard normal noise shaped as ``like``, in its dtype and on its device."""
+        ...
+
+
+class SampleStreams:
+    """Noise keyed by a seed and the index of each sample.
+
+    Args:
+        seed: a whole number, ``0 <= seed < 2^63``.
+        indices: the index of each sample of the batch, whole numbers in the same range.
+
+    >>> import torch
+    >>> like = torch.empty(3, 5)
+    >>> batch = SampleStreams(7, [0, 1, 2]).draw(SOLVER, 0, like)
+    >>> alone = SampleStreams(7, [1]).draw(SOLVER, 0, like[:1])
+    >>> torch.equal(batch[1:2], alone)
+    True
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int]) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, got {seed!r}")
+        if any(not 0 <= int(index) < 2**63 for index in indices):
+            raise ValueError("indices must be whole numbers from 0 to 2^63 - 1")
+        self.seed, self.indices = seed, [int(index) for index in indices]
+
+    def draw(self, stream: int, index: int, like: Tensor) -> Tensor:
+        """Standard normal noise shaped as ``like`` (batch, ...); one row for each index."""
+        if like.shape[0] != len(self.indices):
+            raise ValueError(f"noise for {len(self.indices)} samples was asked for a batch of {like.shape[0]}")
+        count = like[0].numel()
+        pairs = (count + 1) // 2
+        samples = torch.tensor(self.indices, dtype=torch.int64, device=like.device)
+        key = _mix(samples, salt=_mix_integer(self.seed))
+        key = _mix(key, salt=_mix_integer(stream * 2**40 + index))
+        words = _hash(torch.arange(pairs, device=like.device), key[:, None], _mix(key, salt=_GAMMA)[:, None])
+        normal = _box_muller(words, like.dtype)
+        return normal.reshape(len(self.indices), 2 * pairs)[:, :count].reshape(like.shape)
+
+
+def fresh_seed(generator: torch.Generator | None = None) -> int:
+    """A seed from the caller's generator, or else from the operating system's entropy."""
+    if generator is None:
+        return secrets.randbits(62)
+    return int(torch.randint(2**62, (), generator=generator, device=generator.device).item())
+
+
+def _signed(word: int) -> int:
+    """The int64 with the bits of a 64-bit word."""
+    word &= 2**64 - 1
+    return word - 2**64 if word >= 2**63 else word
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_MULTIPLY_1, _MULTIPLY_2 = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+
+
+def _shift_xor_(word: Tensor, bits: int) -> Tensor:
+    """``word ^= word >>> bits`` (a logical shift: the copied sign is masked off)."""
+    return word.bitwise_xor_((word >> bits).bitwise_and_(2 ** (64 - bits) - 1))
+
+
+def _hash(counter: Tensor, key: Tensor, second_key: Tensor) -> Tensor:
+    """64 well-mixed bits for each (counter, key pair): SplitMix64's finaliser, the second key between its rounds."""
+    word = counter * _GAMMA + key
+    _shift_xor_(word, 30).mul_(_MULTIPLY_1).bitwise_xor_(second_key)
+    _shift_xor_(word, 27).mul_(_MULTIPLY_2)
+    return _shift_xor_(word, 31)
+
+
+def _mix(word: Tensor, salt: int) -> Tensor:
+    """One keyed scrambling of a tensor of words."""
+    return _hash(word, torch.full_like(word, salt), torch.zeros_like(word))
+
+
+def _mix_integer(value: int) -> int:
+    """The same scrambling of one host integer."""
+    word = (value + 0x9E3779B97F4A7C15) & (2**64 - 1)
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return _signed(word ^ (word >> 31))
+
+
+def _box_muller(words: Tensor, dtype: torch.dtype) -> Tensor:
+    """Two standard normals a word: radius from its low 32 bits (up to 6.7), angle from its high 32, side by side.
+
+    Computed in the state's dtype from the same bits, so float32 and float64 runs see the same noise to rounding.
+    """
+    radius = (words & 0xFFFFFFFF).to(dtype).add_(0.5).mul_(2.0**-32)
+    radius = radius.log_().mul_(-2.0).clamp_(min=0.0).sqrt_()
+    angle = (words >> 32).to(dtype).mul_(2 * math.pi * 2.0**-32)
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)

@@ -1,0 +1,130 @@
+"""From a request (solver, budget, grid, ends) to a runner: how many steps a budget buys, and on which times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .correctors import CorrectorLike, PredictorCorrector, make_corrector
+from .errors import require
+from .grids import GridLike, make_grid, snap_to_indices
+from .model import ScoreModel
+from .registry import Runner, SolverInfo, build
+from .table import Table
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, apart from the state and the amount of work."""
+
+    model: ScoreModel
+    info: SolverInfo
+    asked_grid: GridLike | None
+    t_max: float
+    t_min: float
+    options: Mapping[str, Any]
+    corrector: CorrectorLike | None = None
+    upwards: bool = False
+
+    @property
+    def grid(self) -> GridLike:
+        """The grid asked for, or the solver's own."""
+        return self.info.grid if self.asked_grid is None else self.asked_grid
+
+    @property
+    def named(self) -> bool:
+        """Whether the grid is made for a number of steps, rather than given as an array."""
+        return isinstance(self.grid, str) or callable(self.grid)
+
+    def times_of(self, steps: int | None) -> np.ndarray:
+        """The grid, decreasing from t_max to t_min (increasing when a latent is encoded)."""
+        low = self.t_min if self.named else 0.0  # an array says itself where it ends
+        times = make_grid(self.grid, self.model.sde, steps, self.t_max, low)
+        if self.named and self.model.time == "index":
+            times = snap_to_indices(times, len(self.model.sde.betas))  # type: ignore[attr-defined]
+        return times[::-1].copy() if self.upwards else times
+
+    def runner_of(self, times: np.ndarray, **more: Any) -> Runner:
+        """The table or runner on a grid, with its corrector."""
+        runner = build(self.info.name, self.model.sde, times, **{**self.options, **more})
+        if self.corrector is None:
+            return runner
+        noiseless = self.model.sde.sigma(float(times[-1])) == 0
+        return PredictorCorrector.of(runner, make_corrector(self.corrector), noiseless)
+
+
+def plan(request: Request, steps: int | None, nfe: int | None) -> tuple[Runner, np.ndarray]:
+    """The runner and times for a number of steps, a budget of network calls, or the times of an array.
+
+    Raises: ValueError if neither or both are given, or if the budget is below the solver's cost.
+    """
+    if steps is not None and nfe is not None:
+        raise ValueError(f"give steps= or nfe=, not both (got steps={steps}, nfe={nfe})")
+    for name, value in (("steps", steps), ("nfe", nfe)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if request.info.adaptive and request.named:
+        times = request.times_of(steps or 1)
+        return request.runner_of(times), times
+    if not request.named or steps is not None:
+        times = request.times_of(steps)
+        runner = request.runner_of(times)
+        if nfe is not None and runner.nfe is not None and runner.nfe > nfe:
+            raise ValueError(
+                f"{request.info.name!r} needs {runner.nfe} network calls on this grid, more than nfe={nfe}"
+            )
+        return runner, times
+    require(nfe is not None, f"steps= or nfe= for {request.info.name!r}: how many steps, or network calls, to spend")
+    assert nfe is not None
+    return _within_budget(request, nfe)
+
+
+def _within_budget(request: Request, nfe: int) -> tuple[Runner, np.ndarray]:
+    """The runner with the most steps that makes at most ``nfe`` calls."""
+
+    def attempt(steps: int, **more: Any) -> tuple[Runner, np.ndarray, int]:
+        times = request.times_of(steps)
+        runner = request.runner_of(times, **more)
+        assert runner.nfe is not None
+        return runner, times, runner.nfe
+
+    runner, times, cost = attempt(1)
+    if cost > nfe:
+        raise ValueError(
+            f"one step of {request.info.name!r} needs {cost} network calls here, more than nfe={nfe}: "
+            f"ask for nfe={cost} at least, or use a solver of one call a step"
+        )
+    steps = _largest(lambda n: n == 1 or attempt(n)[2] <= nfe, at_most=nfe)
+    runner, times, cost = attempt(steps)
+    spare = {name: value for name, value in request.info.spare.items() if name not in request.options}
+    if cost < nfe and spare:
+        tighter = attempt(steps + 1, **spare)
+        if tighter[2] <= nfe:
+            return tighter[0], tighter[1]
+    return runner, times
+
+
+def _largest(fits: Callable[[int], bool], at_most: int) -> int:
+    """The largest n in 1..at_most for which ``fits`` holds, if it holds up to there and not beyond."""
+    low, high = 1, at_most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def check_table(table: Table, model: ScoreModel, nfe: int | None, given: Mapping[str, Any]) -> Table:
+    """The table, if it can be run on this model and nothing contradicts it. Raises: ValueError."""
+    extra = sorted(name for name, value in given.items() if value is not None)
+    require(not extra, f"nothing beside solver=table that the table itself fixes, got {', '.join(extra)}")
+    require(
+        nfe in (None, table.nfe), f"nfe={table.nfe} or none with this table, which makes that many calls; got {nfe}"
+    )
+    require(
+        table.path in ("", repr(model.sde)),
+        f"a table made for {model.sde!r}, got one for {table.path}: its weights belong to that path",
+    )
+    return table

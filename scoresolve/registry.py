@@ -1,0 +1,187 @@
+"""Every solver by its name: what it declares of itself, and how its table is built."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from .errors import unknown
+from .model import ScoreModel
+from .noise import NoiseSource
+from .sde import SDE
+from .table import AfterStep, Stats, Table
+
+
+class Runner(Protocol):
+    """What a builder returns: a ``Table``, or anything else that takes a state from the first time to the last."""
+
+    @property
+    def nfe(self) -> int | None:
+        """Network calls of a run, or None if they are only known afterwards."""
+        ...
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a run uses noise."""
+        ...
+
+    def run(
+        self, model: ScoreModel, x: Tensor, noise: NoiseSource, after_step: AfterStep | None = None
+    ) -> tuple[Tensor, Stats]:
+        """Take the state from the first time to the last."""
+        ...
+
+
+Builder: TypeAlias = Callable[..., Runner]
+Build = TypeVar("Build", bound=Builder)
+
+
+@dataclass(frozen=True)
+class SolverInfo:
+    """What a solver declares.
+
+    Attributes:
+        name, aliases: how it is called.
+        kind: "ode" if it follows the probability flow by default, "sde" if it draws noise.
+        order: global order on a smooth problem, as measured by the tests (weak order for an SDE solver); 0 if it
+            does not converge as the grid is refined.
+        evaluations: network calls a step.
+        reference: paper and equation.
+        build: ``build(sde, times, **options)`` -> table or runner.
+        grid: the grid used if none is named.
+        adaptive: whether it chooses its own steps; the grid then gives its ends, and the times of a trajectory.
+        spare: options that make one more step fit where a budget leaves a call over.
+    """
+
+    name: str
+    kind: Literal["ode", "sde"]
+    order: int
+    evaluations: int
+    reference: str
+    build: Builder = field(repr=False)
+    grid: str = "log_snr"
+    adaptive: bool = False
+    aliases: tuple[str, ...] = ()
+    spare: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the builder's docstring."""
+        return (inspect.getdoc(self.build) or "").split("\n")[0]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The solver's options and their defaults."""
+        parameters = inspect.signature(self.build).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+_SOLVERS: dict[str, SolverInfo] = {}
+
+
+def solver(
+    name: str,
+    *,
+    kind: Literal["ode", "sde"] = "ode",
+    order: int,
+    evaluations: int = 1,
+    reference: str = "",
+    grid: str = "log_snr",
+    adaptive: bool = False,
+    aliases: tuple[str, ...] = (),
+    spare: Mapping[str, Any] | None = None,
+) -> Callable[[Build], Build]:
+    """Register ``build(sde, times, **options)`` under a name; the arguments are those of :class:`SolverInfo`.
+
+    ``times`` is the checked grid (float64, decreasing; increasing when a latent is encoded), options are
+    keyword-only with defaults. Tests, documentation and benchmark find the solver by itself.
+
+    Raises: ValueError if the name is taken.
+
+    >>> import numpy as np, scoresolve as ss
+    >>> @ss.solver("doctest_euler", order=1)
+    ... def build(sde, times):
+    ...     "Euler's method on the probability flow."
+    ...     rows = [ss.Row(t=t, s=s, commit=(1.0, s - t)) for t, s in zip(times[:-1], times[1:])]
+    ...     return ss.Table(tuple(rows), predicts="velocity", start=times[0])
+    >>> ss.build_table("doctest_euler", ss.RectifiedFlow(), np.array([1.0, 0.5, 0.0])).nfe
+    2
+    >>> ss.registry.unregister("doctest_euler")
+    """
+
+    def register(build: Build) -> Build:
+        info = SolverInfo(
+            name, kind, order, evaluations, reference, build, grid, adaptive, tuple(aliases), dict(spare or {})
+        )
+        for taken in (name, *aliases):
+            if taken in _SOLVERS:
+                raise ValueError(f"a solver named {taken!r} is registered already: choose another name")
+        for key in (name, *aliases):
+            _SOLVERS[key] = info
+        return build
+
+    return register
+
+
+def unregister(name: str) -> None:
+    """Forget a solver and its aliases."""
+    info = get_solver(name)
+    for key in (info.name, *info.aliases):
+        del _SOLVERS[key]
+
+
+def solvers() -> tuple[SolverInfo, ...]:
+    """Every registered solver, once each, in the order of registration.
+
+    >>> import scoresolve as ss
+    >>> [s.order for s in ss.solvers() if s.name == "heun"]
+    [2]
+    """
+    return tuple({id(info): info for info in _SOLVERS.values()}.values())
+
+
+def get_solver(name: str) -> SolverInfo:
+    """The solver of that name or alias. Raises: ValueError, naming the nearest, if there is none."""
+    if not isinstance(name, str) or name not in _SOLVERS:
+        raise ValueError(unknown("solver", name, _SOLVERS))
+    return _SOLVERS[name]
+
+
+def build(name: str, sde: SDE, times: np.ndarray, **options: Any) -> Runner:
+    """The table or runner of a solver on a grid, its claims verified. Raises: ValueError, TypeError for options."""
+    info = get_solver(name)
+    check_options(info, options)
+    runner = info.build(sde, np.asarray(times, dtype=np.float64), **options)
+    return runner.verify(sde) if isinstance(runner, Table) else runner
+
+
+def build_table(name: str, sde: SDE, times: np.ndarray, **options: Any) -> Table:
+    """The table of a solver on a grid.
+
+    Args: the solver's name, a forward process, the times (decreasing) and the solver's options.
+    Raises: ValueError if the solver is not a table (adaptive solvers, Langevin chains).
+
+    >>> import numpy as np, scoresolve as ss
+    >>> print(ss.build_table("euler", ss.EDM(), np.array([80.0, 1.0, 0.0])))
+    euler on EDM(sigma_min=0.002, sigma_max=80.0): 2 calls, deterministic, m = velocity
+    call          t       -> s  weights
+       0         80          1  x <- +1 x -79 m0
+       1          1          0  x <- +1 x -1 m0
+    """
+    runner = build(name, sde, times, **options)
+    if not isinstance(runner, Table):
+        raise ValueError(f"{name!r} is not a table: it decides its steps as it runs; use ss.sample")
+    return runner
+
+
+def check_options(info: SolverInfo, options: Mapping[str, Any]) -> None:
+    """Raise TypeError for an option that the solver does not have."""
+    for option in options:
+        if option not in info.options:
+            known = ", ".join(f"{name}={value!r}" for name, value in info.options.items()) or "none"
+            raise TypeError(f"{unknown('option', option, info.options)}; {info.name!r} has the options {known}")

@@ -1,0 +1,216 @@
+"""``sample`` and ``encode``: from noise to data and back, with any registered solver, grid and budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .correctors import CorrectorLike, PredictorCorrector
+from .errors import require
+from .grids import GridLike
+from .model import ScoreModel
+from .noise import NoiseSource, SampleStreams
+from .planning import Request, check_table, plan
+from .registry import Runner, get_solver
+from .solution import Callback, Solution, Step
+from .starting import check_ends, check_state, start_state
+from .table import Table
+from .watch import Watch, require_finite
+
+
+def sample(
+    model: ScoreModel,
+    shape: Sequence[int] | None = None,
+    *,
+    solver: str | Table = "dpmpp_2m",
+    nfe: int | None = None,
+    steps: int | None = None,
+    grid: GridLike | None = None,
+    seed: int | None = None,
+    indices: Sequence[int] | None = None,
+    start: Tensor | None = None,
+    corrector: CorrectorLike | None = None,
+    t_min: float | None = None,
+    t_max: float | None = None,
+    denoise: bool = False,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
+    noise: NoiseSource | None = None,
+    trajectory: bool = False,
+    callback: Callback | None = None,
+    progress: bool = False,
+    grad: bool = False,
+    **options: Any,
+) -> Solution:
+    """Draw samples from a score network.
+
+    Args:
+        model: the network with its process.
+        shape: (batch, ...) of the samples; drawn from the prior at t_max. Or give ``start``.
+        solver: a name of ``ss.solvers()``, or a ``Table``.
+        nfe: the budget of network calls, met exactly where the solver allows and never exceeded; or ``steps``.
+        grid: "uniform", "quadratic", "log_snr", "karras", a function with their signature, or an array of times
+            (decreasing; it then says where to start and end). Default: the solver's own.
+        seed: whole number. Sample i of a seed is the same whatever the batch; from the operating system if not given.
+        indices: which samples of the seed, one for each of the batch (default 0, 1, ...).
+        start: the state at the first time, float32 or float64; it is not written to.
+        corrector: "langevin", "annealed_langevin" or an instance, run after each step of a one-step solver.
+        t_max, t_min: where to start and end (default: the process'); t_min=0 ends at noise zero where there is none.
+        denoise: return the denoised estimate at the last time, one more network call.
+        dtype: torch.float32 or torch.float64 (default: that of ``start``, or torch's default).
+        device: default that of ``start``, or of the network's parameters.
+        generator: draws the seed, if none is given.
+        noise: a source of noise in place of the seeded streams.
+        trajectory: keep the state at every time.
+        callback: called with a :class:`Step` after each step; may return a changed state.
+        progress: show a progress bar of network calls.
+        grad: keep the graph, so that gradients flow to ``start`` and to the network's parameters.
+        options: the solver's own options, such as eta= or rtol=.
+
+    Returns: a :class:`Solution`. Cost: ``solution.nfe`` network calls, counted.
+
+    Raises: ValueError or TypeError, before the network is called, for a request that makes no sense;
+    NetworkOutputError, NonFiniteError or BudgetError (all ScoreSolveError) for what goes wrong on the way.
+
+    >>> import torch, scoresolve as ss
+    >>> law = ss.exact.Gaussian(torch.tensor([1.0, -1.0]), 0.25 * torch.eye(2))
+    >>> solution = ss.sample(law.model(ss.VPSDE()), shape=(4096, 2), solver="dpmpp_2m", nfe=10, seed=0)
+    >>> solution.nfe, [round(value, 1) for value in solution.samples.mean(0).tolist()]
+    (10, [1.0, -1.0])
+    """
+    t_max = model.t_max if t_max is None else t_max
+    t_min = model.t_min if t_min is None else t_min
+    x, seed, streams = start_state(model, shape, start, seed, indices, generator, noise, dtype, device)
+    closing = 1 if denoise else 0
+    require(nfe is None or nfe > closing, f"nfe of at least 2 with denoise=True, which takes one call; got nfe={nfe}")
+    if isinstance(solver, Table):
+        given = {"steps": steps, "grid": grid, "corrector": corrector, **options}
+        runner: Runner = check_table(solver, model, nfe, given)
+        times = solver.times
+    else:
+        check_ends(model, t_min, t_max)
+        request = Request(model, get_solver(solver), grid, t_max, t_min, options, corrector)
+        runner, times = plan(request, steps, None if nfe is None else nfe - closing)
+    if start is None:
+        x = x * model.sde.prior_std(float(times[0]))
+    view = _View(trajectory, callback, progress, grad, denoise and model.sde.sigma(float(times[-1])) > 0)
+    name = solver.solver if isinstance(solver, Table) else solver
+    return _solve(model, x, runner, times, streams, nfe, view, {"solver": name, "seed": seed})
+
+
+def encode(
+    model: ScoreModel,
+    x0: Tensor,
+    *,
+    solver: str = "dpmpp_2m",
+    nfe: int | None = None,
+    steps: int | None = None,
+    grid: GridLike | None = None,
+    t_min: float | None = None,
+    t_max: float | None = None,
+    trajectory: bool = False,
+    callback: Callback | None = None,
+    progress: bool = False,
+    grad: bool = False,
+    **options: Any,
+) -> Solution:
+    """Take data to its latent along the probability flow; ``sample(start=latent)`` with the same grid brings it back.
+
+    Args:
+        model, solver, nfe, steps, grid, t_max, trajectory, callback, progress, grad, options: as in :func:`sample`,
+            the solver deterministic; a grid is given decreasing, as for sampling, and walked upwards.
+        x0: the data, shape (batch, ...), float32 or float64: the state at t_min.
+        t_min: where to start; default the process' ``t_min``, or ``t_eps`` where that is noise zero.
+
+    Returns: a :class:`Solution` whose ``samples`` are the latents, at ``times[-1] = t_max``. Raises as ``sample``.
+
+    >>> import torch, scoresolve as ss
+    >>> model = ss.exact.Gaussian(torch.zeros(2), torch.eye(2)).model(ss.VPSDE())
+    >>> x0 = torch.randn(5, 2, dtype=torch.float64)
+    >>> latent = ss.encode(model, x0, solver="heun", steps=50).samples  # the flow of N(0, I) moves nothing
+    >>> torch.allclose(latent, x0, atol=1e-2)
+    True
+    """
+    x = check_state(x0, "x0")
+    t_max = model.t_max if t_max is None else t_max
+    if t_min is None:
+        t_min = model.t_min if model.sde.sigma(model.t_min) > 0 else model.t_eps
+    check_ends(model, t_min, t_max)
+    require(model.sde.sigma(t_min) > 0, f"noise at t_min={t_min:g}, where there is none: use t_min={model.t_eps:g}")
+    request = Request(model, get_solver(solver), grid, t_max, t_min, options, upwards=True)
+    runner, times = plan(request, steps, nfe)
+    if runner.stochastic:
+        raise ValueError(
+            f"encode follows the probability flow, {solver!r} adds noise: use a solver of kind 'ode', eta=0"
+        )
+    view = _View(trajectory, callback, progress, grad)
+    return _solve(model, x, runner, times, SampleStreams(0, range(x.shape[0])), nfe, view, {"solver": solver})
+
+
+@dataclass(frozen=True)
+class _View:
+    """What is shown and kept of a run."""
+
+    trajectory: bool
+    callback: Callback | None
+    progress: bool
+    grad: bool
+    denoise: bool = False
+
+
+def _solve(
+    model: ScoreModel,
+    x: Tensor,
+    runner: Runner,
+    times: np.ndarray,
+    noise: NoiseSource,
+    nfe: int | None,
+    view: _View,
+    stats: dict[str, Any],
+) -> Solution:
+    """Run, watching the network; gather the states on the way."""
+    total = None if runner.nfe is None else runner.nfe + view.denoise
+    bar = tqdm(total=total, desc=stats["solver"], unit="call", disable=not view.progress)
+    limit = nfe if runner.nfe is None else None  # a table cannot exceed its own length
+    watch = Watch(strict=True, limit=limit, on_call=bar.update)
+    session = model.session(watch)
+    states = [x]
+
+    def after_step(step: int, t: float, state: Tensor) -> Tensor:
+        if view.callback is not None:
+            changed = view.callback(Step(step, t, state, watch.calls))
+            state = state if changed is None else _replacement(changed, state)
+        if view.trajectory:
+            states.append(state)
+        return state
+
+    observed = after_step if view.trajectory or view.callback is not None else None
+    with torch.set_grad_enabled(view.grad), bar:
+        final, own = runner.run(session, x, noise, observed)
+        if view.denoise:
+            final = session.data(final, float(times[-1]))
+        watch.close()
+        require_finite(final.detach(), "after the last step the state holds")
+    table = runner.table if isinstance(runner, PredictorCorrector) else runner
+    return Solution(
+        samples=final,
+        nfe=watch.calls,
+        times=times,
+        trajectory=torch.stack(states) if view.trajectory else None,
+        table=table if isinstance(table, Table) else None,
+        stats={**stats, "network_rows": watch.rows, **own},
+    )
+
+
+def _replacement(changed: Tensor, state: Tensor) -> Tensor:
+    if not isinstance(changed, Tensor) or changed.shape != state.shape or changed.dtype != state.dtype:
+        got = f"{tuple(changed.shape)} {changed.dtype}" if isinstance(changed, Tensor) else type(changed).__name__
+        raise ValueError(f"callback returned {got}; expected None, or a state of {tuple(state.shape)} {state.dtype}")
+    return changed

@@ -1,0 +1,94 @@
+"""The state a run starts from, and the checks on it: all before the network is first called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import require
+from .model import ScoreModel
+from .noise import START, NoiseSource, SampleStreams, fresh_seed
+from .watch import require_finite
+
+
+def start_state(
+    model: ScoreModel,
+    shape: Sequence[int] | None,
+    start: Tensor | None,
+    seed: int | None,
+    indices: Sequence[int] | None,
+    generator: torch.Generator | None,
+    noise: NoiseSource | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> tuple[Tensor, int | None, NoiseSource]:
+    """The start (or unit noise, to be scaled by the prior), the seed, and the source of noise."""
+    if start is None and shape is None:
+        raise ValueError("give shape=(batch, ...) to start from the prior, or start= a state")
+    if start is not None:
+        like = check_state(start, "start")
+        if shape is not None and tuple(shape) != tuple(start.shape):
+            raise ValueError(
+                f"start has shape {tuple(start.shape)}, but shape={tuple(shape)}: give one, or make them equal"
+            )
+        like = like.to(device=device, dtype=_check_dtype(dtype) if dtype is not None else None)
+    else:
+        assert shape is not None
+        device = device if device is not None else _network_device(model)
+        like = torch.empty(_check_shape(shape), dtype=_check_dtype(dtype or _default_dtype()), device=device)
+    chosen = range(like.shape[0]) if indices is None else list(indices)
+    if len(chosen) != like.shape[0]:
+        raise ValueError(f"indices= names {len(chosen)} samples for a batch of {like.shape[0]}: give one for each")
+    if noise is None:
+        seed = fresh_seed(generator) if seed is None else seed
+        noise = SampleStreams(seed, chosen)
+    return (like if start is not None else noise.draw(START, 0, like)), seed, noise
+
+
+def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    try:
+        sizes = tuple(shape)
+    except TypeError:
+        raise TypeError(f"shape must be a tuple such as (16, 3, 32, 32), got {shape!r}") from None
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sizes)
+    require(len(sizes) >= 1 and whole, f"shape=(batch, ...) of whole numbers of at least 1, got {sizes}")
+    return sizes
+
+
+def check_state(x: Tensor, name: str) -> Tensor:
+    """A state to start from: a non-empty float32 or float64 tensor with a batch dimension and finite values."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    require(
+        x.ndim >= 1 and x.numel() > 0, f"{name} of shape (batch, ...) with at least one sample, got {tuple(x.shape)}"
+    )
+    _check_dtype(x.dtype, name)
+    require_finite(x.detach(), f"{name} holds")
+    return x
+
+
+def _check_dtype(dtype: torch.dtype, name: str = "dtype") -> torch.dtype:
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"{name} is {dtype}; the state must be torch.float32 or torch.float64 "
+            "(a network in half precision is cast to at its door: give it a float32 state)"
+        )
+    return dtype
+
+
+def check_ends(model: ScoreModel, t_min: float, t_max: float) -> None:
+    low, high = 0.0, model.t_max * (1 + 1e-12)
+    require(
+        low <= t_min < t_max <= high, f"0 <= t_min < t_max <= {model.t_max:g}, got t_min={t_min:g}, t_max={t_max:g}"
+    )
+
+
+def _default_dtype() -> torch.dtype:
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def _network_device(model: ScoreModel) -> torch.device:
+    parameters = model.net.parameters() if isinstance(model.net, torch.nn.Module) else iter(())
+    return next((p.device for p in parameters), torch.device("cpu"))

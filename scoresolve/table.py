@@ -1,0 +1,249 @@
+"""A fixed-grid solver is a table: one row of numbers for each network call, and one loop that runs any of them.
+
+Registers: the base state ``x``, the outputs ``m[0]`` (newest), ``m[1]``, ..., and the point ``y`` at which the
+network is asked next. A row says
+
+    m = [model(y, row.t), *m]                          evaluate
+    x = commit . (x, m[0], m[1], ...) + noise * z      move the base state (identity inside a step)
+    y = propose . (x, m[0], m[1], ...)                 where to ask next (identity: y = x)
+
+so the number of network calls is the number of rows. Multistep methods do their work in ``commit``; Runge-Kutta
+stages are ``propose``, and the last stage commits. The numbers are made once, on the host, in float64.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import require
+from .model import ScoreModel
+from .noise import SOLVER, NoiseSource
+from .predictions import Prediction
+from .sde import SDE
+
+Stats: TypeAlias = dict[str, Any]
+AfterStep: TypeAlias = Callable[[int, float, Tensor], Tensor]
+"""``after_step(step, time, x) -> x``: called when the base state has reached the end of a step."""
+
+IDENTITY = (1.0,)
+_FORMAT = "scoresolve table 1"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network call and what is done with it.
+
+    Attributes:
+        t: the time at which the network is asked.
+        s: the time the base state stands at after ``commit``; None if it has not moved.
+        commit: weights on (x, m[0], m[1], ...) of the new base state; ``(1.0,)`` leaves it.
+        noise: multiplier of the standard normal noise added by the commit.
+        propose: weights on (x, m[0], m[1], ...) of the next point to ask at; ``(1.0,)`` is x itself.
+    """
+
+    t: float
+    s: float | None
+    commit: tuple[float, ...] = IDENTITY
+    noise: float = 0.0
+    propose: tuple[float, ...] = IDENTITY
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a solver on a grid, for one path. Printable, and saved as JSON.
+
+    Attributes:
+        rows: one for each network call.
+        predicts: what the outputs m are: "data", "noise", "velocity", ...
+        start: the time at which it starts.
+        solver, path, options: where it comes from, for people and for checks.
+        exact_on: "data" if a step is exact for a constant data prediction, "velocity" for a constant velocity,
+            "" if it makes neither claim; the claim is checked by :meth:`verify`.
+
+    Raises: ValueError for weights that are not finite, refer to outputs not yet made, or times out of place.
+    """
+
+    rows: tuple[Row, ...]
+    predicts: Prediction
+    start: float
+    solver: str = ""
+    path: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    exact_on: str = ""
+
+    def __post_init__(self) -> None:
+        require(len(self.rows) > 0, "a table of at least one row")
+        require(self.predicts in get_args(Prediction), f"predicts to be one of {get_args(Prediction)}")
+        for number, row in enumerate(self.rows):
+            weights = np.array([*row.commit, row.noise, *row.propose])
+            name = f"row {number} (t = {row.t:g})"
+            require(bool(np.isfinite(weights).all()), f"finite weights in {name}, got {row}")
+            longest = max(len(row.commit), len(row.propose)) - 2
+            require(longest <= number, f"weights on outputs already made in {name}, got one on m[{longest}]")
+            require(min(len(row.commit), len(row.propose)) > 0, f"a weight on x in {name}")
+            require(row.noise >= 0, f"noise of at least 0 in {name}, got {row.noise}")
+            if np.abs(weights).sum() > 1e3:
+                warnings.warn(f"{self.solver}: weights of {name} sum to {np.abs(weights).sum():.3g}", stacklevel=3)
+        require(self.rows[-1].s is not None, "the last row to complete a step")
+        require(self.rows[-1].propose == IDENTITY, "the last row to propose nothing")
+
+    # -- facts ------------------------------------------------------------------------------------------------
+
+    @property
+    def nfe(self) -> int:
+        """Network calls of a run."""
+        return len(self.rows)
+
+    @property
+    def times(self) -> np.ndarray:
+        """The times at which the base state stands: the start, and the end of each step."""
+        return np.array([self.start, *(row.s for row in self.rows if row.s is not None)])
+
+    @property
+    def history(self) -> int:
+        """How many outputs must be kept."""
+        return max(1, *(max(len(row.commit), len(row.propose)) - 1 for row in self.rows))
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any row adds noise."""
+        return any(row.noise > 0 for row in self.rows)
+
+    @property
+    def one_step(self) -> bool:
+        """Whether no step uses an output of an earlier one, nor proposes a point other than its own end."""
+        fresh = 0
+        for row in self.rows:
+            fresh += 1
+            if max(len(row.commit), len(row.propose)) - 1 > fresh:
+                return False
+            if row.s is not None:
+                fresh = 0
+                if row.propose != IDENTITY:
+                    return False
+        return True
+
+    def verify(self, sde: SDE) -> Table:
+        """Check the claim ``exact_on`` on a path, step by step to 1e-9; returns the table itself.
+
+        A step from t to s that is exact for a constant data prediction D must take ``alpha_t D`` to ``alpha_s D``; one
+        that is exact for a constant velocity must take x to ``x + (s - t) velocity``. Raises: ValueError.
+        """
+        if not self.exact_on:
+            return self
+        made, t = 0, self.start
+        for number, row in enumerate(self.rows):
+            made += 1
+            if row.s is None:
+                continue
+            outputs = sum(row.commit[1:])
+            if self.exact_on == "data":
+                error = row.commit[0] * sde.alpha(t) + outputs - sde.alpha(row.s)
+            else:
+                error = abs(row.commit[0] - 1) + abs(outputs - (row.s - t))
+            require(abs(error) < 1e-9, f"row {number} to be exact for constant {self.exact_on}, off by {error:.3g}")
+            t = row.s
+        return self
+
+    # -- the loop ---------------------------------------------------------------------------------------------
+
+    def run(
+        self, model: ScoreModel, x: Tensor, noise: NoiseSource, after_step: AfterStep | None = None
+    ) -> tuple[Tensor, Stats]:
+        """Take the state from the first time to the last. Cost: ``nfe`` network calls, and history outputs of memory.
+
+        Args: x of shape (batch, ...), at time ``times[0]``; noise is asked for draw ``number of the row``;
+        ``after_step(step, time, x)`` may return a changed state. Returns the state at ``times[-1]`` and no statistics.
+        """
+        model.prepare([row.t for row in self.rows], self.predicts)
+        history, outputs, y, step = self.history, cast(list[Tensor], []), x, 0
+        for number, row in enumerate(self.rows):
+            model.at_step(step)
+            outputs = [model.evaluate(y, row.t, self.predicts), *outputs[: history - 1]]
+            x = _combine(row.commit, x, outputs)
+            if row.noise > 0:
+                x = torch.add(x, noise.draw(SOLVER, number, x), alpha=row.noise)
+            if row.s is not None:
+                step += 1
+                if after_step is not None:
+                    x = after_step(step, row.s, x)
+            y = _combine(row.propose, x, outputs)
+        return x, {}
+
+    # -- printing and JSON ------------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        options = "".join(f", {name}={value}" for name, value in self.options.items())
+        kind = "stochastic" if self.stochastic else "deterministic"
+        name = f"{self.solver or 'table'}{options} on {self.path or 'a path'}"
+        head = f"{name}: {self.nfe} calls, {kind}, m = {self.predicts}"
+        lines = [head, f"{'call':>4} {'t':>10} {'-> s':>10}  weights"]
+        for number, row in enumerate(self.rows):
+            reached = "" if row.s is None else f"{row.s:.6g}"
+            parts = [f"x <- {_formula(row.commit, row.noise)}"] if row.s is not None else []
+            parts += [f"y <- {_formula(row.propose, 0.0)}"] if row.propose != IDENTITY else []
+            lines.append(f"{number:>4} {row.t:>10.6g} {reached:>10}  {'; '.join(parts)}")
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """The table as JSON text (numbers to the last bit)."""
+        return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Table:
+        """A table from its JSON text. Raises: ValueError if the text is not one of a valid table."""
+        try:
+            content = json.loads(text)
+            require(isinstance(content, dict) and content.pop("format", None) == _FORMAT, f"{_FORMAT!r} in JSON")
+            rows = tuple(_row_from(row) for row in content.pop("rows"))
+            table = cls(rows=rows, **{**content, "start": float(content["start"])})
+        except (TypeError, KeyError, RecursionError, json.JSONDecodeError) as error:
+            raise ValueError(f"expected the JSON of a table, as Table.save writes it: {error}") from error
+        require(all(isinstance(v, str) for v in (table.solver, table.path, table.exact_on)), "names to be strings")
+        return table
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as JSON."""
+        Path(path).write_text(self.to_json() + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Table:
+        """Read a table that :meth:`save` wrote; data only, nothing is executed. Raises: ValueError, OSError."""
+        return cls.from_json(Path(path).read_text())
+
+
+def _combine(weights: tuple[float, ...], x: Tensor, outputs: list[Tensor]) -> Tensor:
+    """``weights . (x, *outputs)``, one fused operation for each weight that is not zero."""
+    if weights == IDENTITY:
+        return x
+    first, *rest = weights
+    total = x * first if first != 1.0 else x
+    for weight, output in zip(rest, outputs, strict=False):
+        if weight != 0.0:
+            # x itself is never written into: it may be the caller's, or a state kept in a trajectory
+            total = torch.add(total, output, alpha=weight) if total is x else total.add_(output, alpha=weight)
+    return total
+
+
+def _formula(weights: tuple[float, ...], noise: float) -> str:
+    names = ["x", *(f"m{j}" for j in range(len(weights) - 1))]
+    terms = [f"{weight:+.6g} {name}" for weight, name in zip(weights, names, strict=True) if weight != 0.0]
+    return " ".join([*terms, f"+{noise:.6g} z"] if noise else terms) or "0"
+
+
+def _row_from(content: Mapping[str, Any]) -> Row:
+    """A row from parsed JSON; every value is turned into the number it must be."""
+    numbers = {name: tuple(float(w) for w in content[name]) for name in ("commit", "propose")}
+    reached = content["s"]
+    return Row(
+        t=float(content["t"]), s=None if reached is None else float(reached), noise=float(content["noise"]), **numbers
+    )

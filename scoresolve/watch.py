@@ -1,0 +1,99 @@
+"""Counting and checking the network's calls, at the one place where they are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import BudgetError, NetworkOutputError, NonFiniteError
+
+
+class Watch:
+    """Counts network calls; when ``strict`` also checks that what comes back is finite.
+
+    On the CPU each answer is checked as it comes. On an accelerator that would wait for the device at every call,
+    so one sum a sample is kept there, unread, and :meth:`close` reads them all at the end.
+
+    Attributes: calls (network calls, a batch counting once), rows (samples seen by the network, guidance twice),
+    step (the solver's current step, for the messages), limit (the most calls allowed, or None).
+    """
+
+    def __init__(
+        self, *, strict: bool = False, limit: int | None = None, on_call: Callable[[], object] | None = None
+    ) -> None:
+        self.calls = self.rows = self.step = 0
+        self.parent: Watch | None = None
+        self._strict, self._limit, self._on_call = strict, limit, on_call
+        self._pending: list[tuple[Tensor, str]] = []
+
+    def count(self, rows: int, t: float | Tensor) -> None:
+        """Note a call that is about to be made. Raises BudgetError if it would exceed the limit."""
+        if self._limit is not None and self.calls >= self._limit:
+            raise BudgetError(
+                f"the solver needs more than nfe={self._limit} network calls (it stands at {_time(t)}): "
+                "raise nfe=, loosen rtol= and atol=, or take a solver with a fixed number of steps"
+            )
+        watch: Watch | None = self
+        while watch is not None:
+            watch.calls += 1
+            watch.rows += rows
+            watch = watch.parent
+        if self._on_call is not None:
+            self._on_call()
+
+    def check(self, output: Any, inputs: Tensor, version: int, t: float | Tensor) -> None:
+        """Raise NetworkOutputError or NonFiniteError if the answer to ``inputs`` cannot be used."""
+        where = f"network call {self.calls} (step {self.step}, {_time(t)})"
+        if not isinstance(output, Tensor):
+            raise NetworkOutputError(
+                f"{where}: the network returned {type(output).__name__}, expected a tensor of shape "
+                f"{tuple(inputs.shape)}: wrap it, such as net=lambda x, t: net(x, t).sample"
+            )
+        if output.shape != inputs.shape:
+            raise NetworkOutputError(
+                f"{where}: the network returned shape {tuple(output.shape)} for an input of shape "
+                f"{tuple(inputs.shape)}; they must be equal (nothing is broadcast)"
+            )
+        if not output.is_floating_point():
+            raise NetworkOutputError(f"{where}: the network returned {output.dtype}, expected a real floating dtype")
+        if output.device != inputs.device:
+            raise NetworkOutputError(f"{where}: the network returned a tensor on {output.device}, not {inputs.device}")
+        if inputs._version != version:
+            raise NetworkOutputError(f"{where}: the network wrote into its input; have it work on a copy (x.clone())")
+        if self._strict:
+            self._check_finite(output.detach(), where)
+
+    def _check_finite(self, output: Tensor, where: str) -> None:
+        if output.device.type != "cpu":
+            self._pending.append((output.flatten(1).sum(dim=1), where))
+        elif not math.isfinite(output.sum().item()):  # one pass; a non-finite element always shows in the sum
+            require_finite(output, f"{where}: the network returned")
+
+    def close(self) -> None:
+        """Read what was kept on the device. Raises NonFiniteError for the first call that went wrong."""
+        pending, self._pending = self._pending, []
+        if pending and not bool(torch.isfinite(torch.stack([sums.sum() for sums, _ in pending])).all()):
+            for sums, where in pending:
+                require_finite(sums, f"{where}: the network returned")
+
+
+def require_finite(x: Tensor, subject: str) -> None:
+    """Raise NonFiniteError, naming the samples (rows) of x that hold a NaN or an infinity."""
+    bad = ~torch.isfinite(x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)).all(dim=1)
+    if bool(bad.any()):
+        samples = bad.nonzero().flatten().tolist()
+        shown = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
+        raise NonFiniteError(
+            f"{subject} NaN or infinity in {len(samples)} of {x.shape[0]} samples ({shown}): check the "
+            "network at that time, its time label and its prediction type"
+        )
+
+
+def _time(t: float | Tensor) -> str:
+    if isinstance(t, Tensor):
+        return f"t = {t.detach().flatten()[0].item():.6g}" if t.device.type == "cpu" else "t on the device"
+    return f"t = {t:.6g}"
