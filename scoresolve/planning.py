@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,29 +91,25 @@ def _within_budget(request: Request, nfe: int) -> tuple[Runner, np.ndarray]:
         assert runner.nfe is not None
         return runner, times, runner.nfe
 
-    runner, times, cost = attempt(1)
+    # one call a step unless the solver says otherwise: the guess is nearly always right
+    steps = max(1, nfe // request.info.evaluations)
+    runner, times, cost = attempt(steps)
+    while cost > nfe and steps > 1:
+        steps = max(1, min(steps - 1, steps * nfe // cost))
+        runner, times, cost = attempt(steps)
     if cost > nfe:
         raise ValueError(
             f"one step of {request.info.name!r} needs {cost} network calls here, more than nfe={nfe}: "
             f"ask for nfe={cost} at least, or use a solver of one call a step"
         )
-    steps = _largest(lambda n: n == 1 or attempt(n)[2] <= nfe, at_most=nfe)
-    runner, times, cost = attempt(steps)
     spare = {name: value for name, value in request.info.spare.items() if name not in request.options}
-    if cost < nfe and spare:
-        tighter = attempt(steps + 1, **spare)
-        if tighter[2] <= nfe:
-            return tighter[0], tighter[1]
+    for more in ({}, spare) if spare else ({},):
+        while cost < nfe:
+            longer = attempt(steps + 1, **more)
+            if longer[2] > nfe:
+                break
+            steps, (runner, times, cost) = steps + 1, longer
     return runner, times
-
-
-def _largest(fits: Callable[[int], bool], at_most: int) -> int:
-    """The largest n in 1..at_most for which ``fits`` holds, if it holds up to there and not beyond."""
-    low, high = 1, at_most
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low
 
 
 def check_table(table: Table, model: ScoreModel, nfe: int | None, given: Mapping[str, Any]) -> Table:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -30,6 +31,16 @@ if TYPE_CHECKING:
 
 Time = TypeVar("Time", float, np.ndarray, Tensor, float | Tensor)
 """A time is a float, a float64 array or a tensor; a function of time answers in kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A time of a grid with the path's values there, on the host."""
+
+    t: float
+    alpha: float
+    sigma: float
+    lam: float
 
 
 class SDE(ABC):
@@ -99,6 +110,11 @@ class SDE(ABC):
         True
         """
         return _evaluate(self._time, lam)
+
+    def points(self, times: np.ndarray) -> list[Point]:
+        """The times of a grid, each with alpha, sigma and lam: what the weights of a step are made of."""
+        columns = (times, self.alpha(times), self.sigma(times), self.lam(times))
+        return [Point(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
 
     # -- dynamics ---------------------------------------------------------------------------------------------
 

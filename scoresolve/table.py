@@ -14,6 +14,7 @@ stages are ``propose``, and the last stage commits. The numbers are made once, o
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -56,6 +57,16 @@ class Row:
     noise: float = 0.0
     propose: tuple[float, ...] = IDENTITY
 
+    def problem(self, number: int) -> str:
+        """What is wrong with this row as row ``number`` of a table, in terms of what was expected; "" if nothing."""
+        if not all(map(math.isfinite, (*self.commit, self.noise, *self.propose))):
+            return "finite weights"
+        if not self.commit or not self.propose:
+            return "a weight on x"
+        if max(len(self.commit), len(self.propose)) - 2 > number:
+            return "weights only on outputs already made"
+        return "noise of at least 0" if self.noise < 0 else ""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -84,15 +95,12 @@ class Table:
         require(len(self.rows) > 0, "a table of at least one row")
         require(self.predicts in get_args(Prediction), f"predicts to be one of {get_args(Prediction)}")
         for number, row in enumerate(self.rows):
-            weights = np.array([*row.commit, row.noise, *row.propose])
-            name = f"row {number} (t = {row.t:g})"
-            require(bool(np.isfinite(weights).all()), f"finite weights in {name}, got {row}")
-            longest = max(len(row.commit), len(row.propose)) - 2
-            require(longest <= number, f"weights on outputs already made in {name}, got one on m[{longest}]")
-            require(min(len(row.commit), len(row.propose)) > 0, f"a weight on x in {name}")
-            require(row.noise >= 0, f"noise of at least 0 in {name}, got {row.noise}")
-            if np.abs(weights).sum() > 1e3:
-                warnings.warn(f"{self.solver}: weights of {name} sum to {np.abs(weights).sum():.3g}", stacklevel=3)
+            problem = row.problem(number)
+            if problem:
+                raise ValueError(f"expected {problem} in row {number} of {self.solver or 'the table'}, got {row}")
+            size = sum(map(abs, (*row.commit, *row.propose)))
+            if size > 1e3:
+                warnings.warn(f"{self.solver}: the weights of row {number} sum to {size:.3g}", stacklevel=3)
         require(self.rows[-1].s is not None, "the last row to complete a step")
         require(self.rows[-1].propose == IDENTITY, "the last row to propose nothing")
 
@@ -140,18 +148,18 @@ class Table:
         """
         if not self.exact_on:
             return self
-        made, t = 0, self.start
+        times, step = self.times, 0
+        alpha = sde.alpha(times)
         for number, row in enumerate(self.rows):
-            made += 1
             if row.s is None:
                 continue
-            outputs = sum(row.commit[1:])
+            of_x, of_outputs = row.commit[0], sum(row.commit[1:])
             if self.exact_on == "data":
-                error = row.commit[0] * sde.alpha(t) + outputs - sde.alpha(row.s)
+                error = of_x * alpha[step] + of_outputs - alpha[step + 1]
             else:
-                error = abs(row.commit[0] - 1) + abs(outputs - (row.s - t))
+                error = abs(of_x - 1) + abs(of_outputs - (times[step + 1] - times[step]))
             require(abs(error) < 1e-9, f"row {number} to be exact for constant {self.exact_on}, off by {error:.3g}")
-            t = row.s
+            step += 1
         return self
 
     # -- the loop ---------------------------------------------------------------------------------------------

@@ -68,9 +68,16 @@ class TorchdiffeqFlow(AdaptiveFlow):
     def integrate(self, model: ScoreModel, x: Tensor, times: np.ndarray) -> list[Tensor]:
         """The states at ``times[1:]``."""
         clock = torch.from_numpy(times).to(x.device)
-        flow = model.sde.probability_flow(model)
+        low, high = float(times.min()), float(times.max())
+        # by default it steps past the last time and interpolates back: the network would be asked about times
+        # that it does not know, such as negative ones
+        options = {"step_t": clock[-1:]}
+
+        def flow(t: Tensor, state: Tensor) -> Tensor:
+            return model.velocity(state, t.clamp(low, high))
+
         try:
-            path = odeint(flow, x, clock, rtol=self.rtol, atol=self.atol, method="dopri5")
+            path = odeint(flow, x, clock, rtol=self.rtol, atol=self.atol, method="dopri5", options=options)
         except AssertionError as error:  # torchdiffeq's way to say that its step vanished
             raise ScoreSolveError(
                 f"rk45 cannot meet rtol={self.rtol:g}, atol={self.atol:g} ({error}): loosen them, "

@@ -23,6 +23,7 @@ Where either end has no noise or no signal, a step of it is the exponential one,
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Literal
 
@@ -30,7 +31,7 @@ import numpy as np
 
 from ..errors import require
 from ..registry import solver
-from ..sde import SDE
+from ..sde import SDE, Point
 from ..table import Row, Table
 from .exponential import sde_step
 
@@ -49,11 +50,11 @@ def ddpm(sde: SDE, times: np.ndarray, *, variance: Literal["posterior", "forward
     """
     require(variance in ("posterior", "forward"), f'variance="posterior" or "forward", got {variance!r}')
     rows = []
-    for t, s in pairwise(times.tolist()):
-        of_x, of_data, noise = sde_step(sde, t, s, eta=1.0)
-        if variance == "forward" and sde.sigma(s) > 0:
-            noise = _forward_std(sde, t, s)
-        rows.append(Row(t=t, s=s, commit=(of_x, of_data), noise=noise))
+    for here, there in pairwise(sde.points(times)):
+        of_x, of_data, noise = sde_step(here, there, eta=1.0)
+        if variance == "forward" and there.sigma > 0:
+            noise = _forward_std(here, there)
+        rows.append(Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise))
     return _table(rows, times, sde, "ddpm", {"variance": variance}, exact_on="data")
 
 
@@ -70,21 +71,20 @@ def reverse_diffusion(sde: SDE, times: np.ndarray, *, eta: float = 1.0) -> Table
     """
     require(eta >= 0, f"eta >= 0, got {eta}")
     rows = []
-    for t, s in pairwise(times.tolist()):
-        alpha, sigma = sde.alpha(t), sde.sigma(t)
-        if alpha == 0 or sde.sigma(s) == 0:
-            of_x, of_data, noise = sde_step(sde, t, s, eta)
+    for here, there in pairwise(sde.points(times)):
+        if here.alpha == 0 or there.sigma == 0:
+            of_x, of_data, noise = sde_step(here, there, eta)
         else:
-            a, noise = alpha / sde.alpha(s), _forward_std(sde, t, s)
-            pull = 0.5 * (1 + eta**2) * (noise / sigma) ** 2
-            of_x, of_data, noise = 2 - a - pull, pull * alpha, eta * noise
-        rows.append(Row(t=t, s=s, commit=(of_x, of_data), noise=noise))
+            a, forward = here.alpha / there.alpha, _forward_std(here, there)
+            pull = 0.5 * (1 + eta**2) * (forward / here.sigma) ** 2
+            of_x, of_data, noise = 2 - a - pull, pull * here.alpha, eta * forward
+        rows.append(Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise))
     return _table(rows, times, sde, "reverse_diffusion", {"eta": eta})
 
 
-def _forward_std(sde: SDE, t: float, s: float) -> float:
-    """G: the standard deviation that the forward chain adds on the step from s to t."""
-    return float(sde.sigma(t) * np.sqrt(-np.expm1(-2 * (sde.lam(s) - sde.lam(t)))))
+def _forward_std(here: Point, there: Point) -> float:
+    """G: the standard deviation that the forward chain adds on the way from there to here."""
+    return here.sigma * math.sqrt(-math.expm1(-2 * (there.lam - here.lam)))
 
 
 def _table(

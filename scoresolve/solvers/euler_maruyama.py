@@ -12,6 +12,7 @@ Where the coefficients diverge (alpha_t = 0), and on a last step to noise zero, 
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -36,14 +37,14 @@ def euler_maruyama(sde: SDE, times: np.ndarray, *, eta: float = 1.0) -> Table:
     """
     require(eta >= 0, f"eta >= 0, got {eta}")
     rows = []
-    for t, s in pairwise(times.tolist()):
-        if sde.alpha(t) == 0 or sde.sigma(s) == 0:
-            of_x, of_data, noise = sde_step(sde, t, s, eta)
+    rates = zip(sde.drift_rate(times).tolist(), sde.squared_diffusion(times).tolist(), strict=True)
+    for (here, there), (f, g2) in zip(pairwise(sde.points(times)), rates, strict=False):
+        if here.alpha == 0 or there.sigma == 0:
+            of_x, of_data, noise = sde_step(here, there, eta)
         else:
-            dt, g2 = t - s, sde.squared_diffusion(t)
-            pull = 0.5 * (1 + eta**2) * g2 * dt / sde.sigma(t) ** 2
-            of_x, of_data = 1 - sde.drift_rate(t) * dt - pull, pull * sde.alpha(t)
-            noise = eta * (g2 * dt) ** 0.5
-        rows.append(Row(t=t, s=s, commit=(of_x, of_data), noise=noise))
+            dt = here.t - there.t
+            pull = 0.5 * (1 + eta**2) * g2 * dt / here.sigma**2
+            of_x, of_data, noise = 1 - f * dt - pull, pull * here.alpha, eta * math.sqrt(g2 * dt)
+        rows.append(Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise))
     start = float(times[0])
     return Table(tuple(rows), "data", start, solver="euler_maruyama", path=repr(sde), options={"eta": eta})

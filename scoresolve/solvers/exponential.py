@@ -27,54 +27,57 @@ q = e^{-eta^2 h}, or q^2 = 1 - eta^2 (1 - e^{-2h}). They agree at eta = 0 and 1,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from ..errors import require
 from ..quadrature import lagrange_weights
 from ..registry import solver
-from ..sde import SDE
+from ..sde import SDE, Point
 from ..table import Row, Table
 
 Weights = Literal["published", "exact"]
 
 
-def exponential_step(sde: SDE, t: float, s: float, log_q: float, data_rate: float) -> tuple[float, float, float]:
-    """(x, data, noise) weights of the first-order step from t to s, finite at both ends.
+Step: TypeAlias = tuple[float, float, float]
+"""Weights of x, of the data and of the noise."""
 
-    Args: ``log_q`` the logarithm of q above; ``data_rate`` the exponent h + log q of the data weight
+
+def exponential_step(here: Point, there: Point, log_q: float, data_rate: float) -> Step:
+    """The first-order step between two points, finite at both ends.
+
+    Args: ``log_q`` the logarithm of q above; ``data_rate`` the exponent h - log q of the data weight
     ``alpha_s (1 - e^{-data_rate})``, given by itself because h may be infinite.
     """
-    ratio = sde.sigma(s) / sde.sigma(t)
-    with np.errstate(divide="ignore"):
-        noise = sde.sigma(s) * np.sqrt(-np.expm1(2 * log_q))
-    if data_rate == -np.inf:  # up to alpha_s = 0: 0 * inf, whose limit is
-        return ratio, sde.alpha(s) - sde.alpha(t) * ratio, noise
-    return ratio * np.exp(log_q), -sde.alpha(s) * np.expm1(-data_rate), noise
+    ratio = there.sigma / here.sigma
+    noise = there.sigma * math.sqrt(-math.expm1(2 * log_q))
+    if data_rate == -math.inf:  # up to alpha_s = 0, where 0 * inf stands for
+        return ratio, there.alpha - here.alpha * ratio, noise
+    return ratio * math.exp(log_q), -there.alpha * math.expm1(-data_rate), noise
 
 
-def sde_step(sde: SDE, t: float, s: float, eta: float) -> tuple[float, float, float]:
+def sde_step(here: Point, there: Point, eta: float) -> Step:
     """The exact step for constant D at noise level eta: q = e^{-eta^2 h}."""
-    h = sde.lam(s) - sde.lam(t)
+    h = there.lam - here.lam
     log_q = -(eta**2) * h if eta else 0.0  # not 0 * inf
-    return exponential_step(sde, t, s, log_q, (1 + eta**2) * h)
+    return exponential_step(here, there, log_q, (1 + eta**2) * h)
 
 
-def ddim_step(sde: SDE, t: float, s: float, eta: float) -> tuple[float, float, float]:
+def ddim_step(here: Point, there: Point, eta: float) -> Step:
     """DDIM's step: q^2 = 1 - eta^2 (1 - e^{-2h})."""
-    h = sde.lam(s) - sde.lam(t)
-    if eta == 0:
-        return exponential_step(sde, t, s, 0.0, h)
-    removed = eta**2 * np.expm1(-2 * h)
-    require(
-        removed >= -1, f"a smaller eta: DDIM's variance exceeds the whole at eta={eta:g} on the step {t:g} -> {s:g}"
-    )
-    with np.errstate(divide="ignore"):
-        log_q = 0.5 * float(np.log1p(removed))
-    return exponential_step(sde, t, s, log_q, h - log_q)
+    h = there.lam - here.lam
+    removed = eta**2 * math.expm1(-2 * h) if eta else 0.0
+    if removed < -1:
+        raise ValueError(
+            f"DDIM's noise at eta={eta:g} exceeds the whole on the step from t = {here.t:g} to {there.t:g}: "
+            "use eta=1 or less, or the solver 'dpmpp_2m_sde', which takes any eta"
+        )
+    log_q = 0.5 * math.log1p(removed) if removed > -1 else -math.inf
+    return exponential_step(here, there, log_q, h - log_q)
 
 
 @solver(
@@ -89,7 +92,7 @@ def ddim(sde: SDE, times: np.ndarray, *, eta: float = 0.0) -> Table:
     eta: DDIM's multiplier of the posterior's standard deviation, 0 to 1 (above 1 where the steps are short enough).
     """
     require(eta >= 0, f"eta >= 0, got {eta}")
-    rows = [_first_order(t, s, ddim_step(sde, t, s, eta)) for t, s in pairwise(times.tolist())]
+    rows = [_first_order(t, s, ddim_step(t, s, eta)) for t, s in pairwise(sde.points(times))]
     return _table(rows, times, sde, "ddim", {"eta": eta})
 
 
@@ -136,36 +139,40 @@ def dpmpp_2m_sde(
 def multistep_rows(sde: SDE, times: np.ndarray, *, eta: float, weights: Weights, lower_order_final: bool) -> list[Row]:
     """Rows of the two-step rule; of first order at the start, at noise zero, and after a start at alpha = 0."""
     require(weights in ("published", "exact"), f'weights="published" or "exact", got {weights!r}')
-    lam = sde.lam(times)
+    points = sde.points(times)
     rows = []
-    for i, (t, s) in enumerate(pairwise(times.tolist())):
-        first_order = sde_step(sde, t, s, eta)
-        last = i == len(times) - 2 and lower_order_final
-        if i == 0 or last or not np.isfinite([lam[i - 1], lam[i + 1]]).all():
-            rows.append(_first_order(t, s, first_order))
+    for i, (here, there) in enumerate(pairwise(points)):
+        step = sde_step(here, there, eta)
+        before = points[i - 1] if i > 0 else None
+        last = i == len(points) - 2 and lower_order_final
+        if before is None or last or not (math.isfinite(before.lam) and math.isfinite(there.lam)):
+            rows.append(_first_order(here, there, step))
             continue
-        of_x, of_data, noise = first_order
+        of_x, of_data, noise = step
         if weights == "published":
-            extrapolation = (lam[i + 1] - lam[i]) / (2 * (lam[i] - lam[i - 1]))
+            extrapolation = (there.lam - here.lam) / (2 * (here.lam - before.lam))
             of_outputs: tuple[float, ...] = (of_data * (1 + extrapolation), -of_data * extrapolation)
         else:
-            of_outputs = _exact_weights(lam[i - 1 : i + 2], 1 + eta**2, sde.alpha(s))
-        rows.append(Row(t=t, s=s, commit=(of_x, *of_outputs), noise=noise))
+            of_outputs = _exact_weights(before, here, there, 1 + eta**2)
+        rows.append(Row(t=here.t, s=there.t, commit=(of_x, *of_outputs), noise=noise))
     return rows
 
 
-def _exact_weights(lam: np.ndarray, rate: float, alpha: float) -> tuple[float, ...]:
+def _exact_weights(before: Point, here: Point, there: Point, rate: float) -> tuple[float, ...]:
     """Weights of the last two outputs: the kernel's integral against the line through them."""
-    before, here, there = lam
     integral = lagrange_weights(
-        np.array([here, before]), here, there, lambda u: rate * np.exp(-rate * (there - u)), panel=4.0 / rate
+        np.array([here.lam, before.lam]),
+        here.lam,
+        there.lam,
+        lambda lam: rate * np.exp(-rate * (there.lam - lam)),
+        panel=4.0 / rate,
     )
-    return tuple((alpha * integral).tolist())
+    return tuple((there.alpha * integral).tolist())
 
 
-def _first_order(t: float, s: float, step: tuple[float, float, float]) -> Row:
+def _first_order(here: Point, there: Point, step: Step) -> Row:
     of_x, of_data, noise = step
-    return Row(t=t, s=s, commit=(of_x, of_data), noise=noise)
+    return Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise)
 
 
 def _table(rows: list[Row], times: np.ndarray, sde: SDE, name: str, options: Mapping[str, object]) -> Table:
