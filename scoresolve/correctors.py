@@ -1,17 +1,21 @@
 r"""Langevin correctors: steps of a Markov chain that leaves the marginal at one time in place.
 
-At a fixed time t the unadjusted Langevin step of size e,
+At a fixed time t the unadjusted Langevin step of a constant size e,
 
     x <- x + e score(x, t) + sqrt(2 e) z,
 
 has the marginal p_t as its stationary law up to O(e) (on a Gaussian of variance P: P / (1 - e / (2P)) exactly). The
 two correctors differ in e. With a = (alpha_t / alpha_t')^2 of the step t' <- t just taken (1 in VE; 1 - beta on a
-table of betas), both in units of ``snr``:
+table of betas), d the number of elements of a sample, and ``snr`` their unit:
 
-    Langevin            e = 2 a (snr |z| / |score|)^2,    norms of each sample by itself
-    annealed Langevin   e = 2 a (snr sigma_t)^2,          the same for all samples
+    annealed Langevin   e = 2 a (snr sigma_t)^2,              the same for all samples
+    Langevin            e = 2 a (snr sqrt(d) / |score|)^2,    by the norm of each sample's own score
 
-score_sde averages the norms over the batch, which makes a sample depend on its batch mates; here nothing does.
+score_sde takes the norms of z and of the score, averaged over the batch, which makes a sample depend on its batch
+mates. Here nothing does: |z| is replaced by sqrt(d), to which its average tends, so that the step does not depend on
+the noise it scales. A step e(x) that depends on the state has the stationary law p / e, here p |score|^2: in many
+dimensions |score| hardly varies and this is p (on a Gaussian the variance is high by 2/d), in few dimensions it is not,
+and annealed Langevin is the one to use.
 
 Source: Song et al. 2021, arXiv:2011.13456, alg. 4 and 5; Song and Ermon 2019, arXiv:1907.05600, alg. 1.
 """
@@ -49,7 +53,7 @@ class Corrector(ABC):
         require(self.steps >= 1, f"at least one corrector step, got steps={self.steps}")
 
     @abstractmethod
-    def _step_size(self, score: Tensor, z: Tensor, sigma: float) -> float | Tensor:
+    def _step_size(self, score: Tensor, sigma: float) -> float | Tensor:
         """The step's size e / a: a number, or one for each sample."""
 
     def correct(self, model: ScoreModel, x: Tensor, t: float, ratio: float, noise: NoiseSource, draw: int) -> Tensor:
@@ -62,22 +66,22 @@ class Corrector(ABC):
         for k in range(self.steps):
             score = model.score(x, t)
             z = noise.draw(CORRECTOR, draw * self.steps + k, x)
-            size = over_batch(ratio * self._step_size(score, z, sigma), x)
+            size = over_batch(ratio * self._step_size(score, sigma), x)
             x = x + size * score + (2 * size).sqrt() * z
         return x
 
 
 @dataclass(frozen=True)
 class Langevin(Corrector):
-    """Langevin steps of size ``2 a (snr |z| / |score|)^2``, the norms taken sample by sample.
+    """Langevin steps of size ``2 a (snr sqrt(d) / |score|)^2``, with the norm of each sample's score.
 
     >>> import scoresolve as ss
     >>> ss.Langevin(snr=0.1, steps=2)
     Langevin(snr=0.1, steps=2)
     """
 
-    def _step_size(self, score: Tensor, z: Tensor, sigma: float) -> Tensor:
-        size = 2 * (self.snr * _norms(z) / _norms(score)) ** 2
+    def _step_size(self, score: Tensor, sigma: float) -> Tensor:
+        size = 2 * self.snr**2 / score.flatten(1).square().mean(dim=1)
         return torch.where(torch.isfinite(size), size, 0.0)  # a score of exactly zero gives no scale to go by
 
 
@@ -85,7 +89,7 @@ class Langevin(Corrector):
 class AnnealedLangevin(Corrector):
     """Langevin steps of size ``2 a (snr sigma)^2``."""
 
-    def _step_size(self, score: Tensor, z: Tensor, sigma: float) -> float:
+    def _step_size(self, score: Tensor, sigma: float) -> float:
         return 2 * (self.snr * sigma) ** 2
 
 
@@ -145,7 +149,3 @@ class PredictorCorrector:
             return x if after_step is None else after_step(step, t, x)
 
         return self.table.run(model, x, noise, corrected)
-
-
-def _norms(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1) if x.ndim > 1 else x.abs()

@@ -6,25 +6,27 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from .errors import require
 from .processes import IntegratedBeta
-from .sde import SDE
+from .sde import SDE, derivative
 
 
 class DiscreteVPSDE(IntegratedBeta):
     """A DDPM table of betas, seen as a VP process on [0, 1]: index i is the time ``t = (i + 1) / N``.
 
-    ``B = -log alphas_cumprod`` is interpolated linearly in t between the indices (beta is piecewise constant),
-    starting from B(0) = 0; at the indices it is the table, to rounding. Sampling ends at noise zero.
+    ``B = -log alphas_cumprod`` is interpolated between the indices, from B(0) = 0, by a monotone cubic: beta is then
+    continuous, so that adaptive and high-order solvers do not trip over the indices. At the indices it is the
+    table, to rounding. Sampling ends at noise zero.
 
     Args:
         betas: N numbers in (0, 1), index 0 first, as DDPM counts them.
 
     Raises: ValueError if they are empty or leave (0, 1).
 
-    Source: Ho et al. 2020, arXiv:2006.11239; Lu et al. 2022, arXiv:2206.00927, app. D.1 (the interpolation).
+    Source: Ho et al. 2020, arXiv:2006.11239; Fritsch and Butland 1984 (the interpolation).
 
     >>> import scoresolve as ss
     >>> sde = ss.DiscreteVPSDE.linear()
@@ -42,7 +44,11 @@ class DiscreteVPSDE(IntegratedBeta):
         self.betas = table
         self.N = table.size
         self.t_eps = 1 / self.N
-        self._nodes = torch.from_numpy(np.concatenate([[0.0], -np.cumsum(np.log1p(-table))]))
+        nodes = np.concatenate([[0.0], -np.cumsum(np.log1p(-table))])
+        self._nodes = torch.from_numpy(nodes)
+        # (4, N): the cubic on each interval, highest power first, in units of the index
+        cubics = PchipInterpolator(np.arange(self.N + 1.0), nodes).c if self.N > 1 else [[0.0], [0.0], nodes[1:], [0.0]]
+        self._cubics = torch.as_tensor(np.array(cubics), dtype=torch.float64)
 
     @classmethod
     def linear(cls, beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000) -> DiscreteVPSDE:
@@ -61,15 +67,18 @@ class DiscreteVPSDE(IntegratedBeta):
         return cls(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
 
     def _integral(self, t: Tensor) -> Tensor:
-        nodes = self._nodes.to(t.device)
         place = t * self.N
         left = place.detach().floor().clamp(0, self.N - 1).long()
-        return nodes[left] + (place - left) * (nodes[left + 1] - nodes[left])
+        return self._cubic(left, place - left)
+
+    def _cubic(self, left: Tensor, part: Tensor) -> Tensor:
+        third, second, first, value = self._cubics.to(left.device)[:, left].unbind()
+        return value + part * (first + part * (second + part * third))
 
     def _inverse_integral(self, integral: Tensor) -> Tensor:
         nodes = self._nodes.to(integral.device)
         left = (torch.searchsorted(nodes, integral.detach().contiguous(), right=True) - 1).clamp(0, self.N - 1)
-        return (left + (integral - nodes[left]) / (nodes[left + 1] - nodes[left])) / self.N
+        return (left + rising_root(lambda part: self._cubic(left, part), integral, 1.0)) / self.N
 
     def __repr__(self) -> str:
         return f"DiscreteVPSDE(<{self.N} betas, {self.betas[0]:.6g} to {self.betas[-1]:.6g}>)"
@@ -118,12 +127,7 @@ class GaussianPath(SDE):
         return self._call("sigma", t)
 
     def _time(self, lam: Tensor) -> Tensor:
-        low, high = torch.zeros_like(lam), torch.full_like(lam, self.t_max)
-        for _ in range(70):
-            middle = 0.5 * (low + high)
-            noisier = self._alpha(middle) < lam.exp() * self._sigma(middle)
-            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
-        return 0.5 * (low + high)
+        return rising_root(lambda t: self._sigma(t).log() - self._alpha(t).log(), -lam, self.t_max)
 
     def _check(self) -> None:
         times = torch.linspace(self.t_min, self.t_max, 257, dtype=torch.float64)[1:-1]
@@ -140,6 +144,24 @@ class GaussianPath(SDE):
 
     def __repr__(self) -> str:
         return f"GaussianPath(alpha={_name(self._functions['alpha'])}, sigma={_name(self._functions['sigma'])})"
+
+
+def rising_root(function: Callable[[Tensor], Tensor], value: Tensor, high: float) -> Tensor:
+    """The u in [0, high] at which a rising function takes the given values, by bisection to rounding.
+
+    A last step of Newton's method carries the gradient with respect to the values.
+    """
+    target = value.detach()
+    low, top = torch.zeros_like(target), torch.full_like(target, high)
+    with torch.no_grad():
+        for _ in range(70):
+            middle = 0.5 * (low + top)
+            above = function(middle) > target
+            low, top = torch.where(above, low, middle), torch.where(above, middle, top)
+        root = 0.5 * (low + top)
+    if not value.requires_grad:
+        return root
+    return root - (function(root).detach() - value) / derivative(function, root)
 
 
 def _name(function: Callable[..., object]) -> str:

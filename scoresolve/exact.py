@@ -268,14 +268,18 @@ def push(table: Table, law: Gaussian, sde: SDE, start: GaussianMixture | None = 
 
 def affine_map(table: Table, law: Gaussian, sde: SDE) -> tuple[Tensor, Tensor, Tensor]:
     """(A, c, B) of :func:`push` in the eigenbasis of the data: shapes (d,), (d,) and (draws, d)."""
-    d = law.means.shape[1]
-    diagonal = Gaussian(law.bases[0].T @ law.means[0], law.variances[0])
+    d, v, mean = law.means.shape[1], law.variances[0], law.bases[0].T @ law.means[0]
+
+    def denoiser(x: Tensor, t: Tensor) -> Tensor:  # one time for the whole batch, one variance a coordinate
+        alpha, sigma = sde.alpha(t[:1]), sde.sigma(t[:1])
+        return mean + alpha * v / (alpha**2 * v + sigma**2) * (x - alpha * mean)
+
     noisy = [number for number, row in enumerate(table.rows) if row.noise > 0]
     batch = torch.zeros(2 + len(noisy), d, dtype=torch.float64)
     batch[1] = 1.0
     noise = _UnitNoise(2, {number: k for k, number in enumerate(noisy)})
     with torch.no_grad():
-        end, _ = table.run(diagonal.model(sde), batch, noise)
+        end, _ = table.run(ScoreModel(denoiser, sde, predicts="data"), batch, noise)
     return end[1] - end[0], end[0], end[2:] - end[0]
 
 

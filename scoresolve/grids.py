@@ -103,14 +103,15 @@ def snap_to_indices(times: np.ndarray, count: int) -> np.ndarray:
     """The times moved to those of a table of ``count`` betas, ``t = (i + 1) / count`` or 0, kept distinct.
 
     A network that is told a whole index is then asked at exactly the noise level of that index. Where several times
-    fall on one index the earlier (noisier) ones move up to the next free index.
+    fall on one index the noisier ones move up to the next free one, and down again where the table is full.
     """
     wanted = np.rint(times * count).astype(int)
-    for i in range(len(wanted) - 2, -1, -1):
+    steps = len(wanted) - 1
+    if steps + wanted[-1] > count:
+        raise ValueError(f"{steps} steps do not fit on a table of {count} betas: ask for fewer steps")
+    for i in range(steps - 1, -1, -1):
         wanted[i] = max(wanted[i], wanted[i + 1] + 1)
-    if wanted[0] > count:
-        raise ValueError(f"{len(times) - 1} steps do not fit on a table of {count} betas: ask for fewer steps")
-    return np.asarray(wanted / count)
+    return np.asarray(np.minimum(wanted, count - np.arange(steps + 1)) / count)
 
 
 def _in_clock(

@@ -245,7 +245,9 @@ def over_batch(coefficient: float | Tensor, x: Tensor) -> Tensor:
     A (batch,) vector multiplied as it is would run along the *last* axis of an image: this is the one place
     where coefficients meet states.
     """
-    value = torch.as_tensor(coefficient, device=x.device).to(x.dtype)
+    if not isinstance(coefficient, Tensor):  # by way of torch's default dtype it would lose digits
+        return torch.tensor(coefficient, dtype=x.dtype, device=x.device)
+    value = coefficient.to(device=x.device, dtype=x.dtype)
     if value.ndim == 0:
         return value
     if value.shape != x.shape[:1]:

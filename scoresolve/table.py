@@ -214,7 +214,7 @@ class Table:
             require(isinstance(content, dict) and content.pop("format", None) == _FORMAT, f"{_FORMAT!r} in JSON")
             rows = tuple(_row_from(row) for row in content.pop("rows"))
             table = cls(rows=rows, **{**content, "start": float(content["start"])})
-        except (TypeError, KeyError, RecursionError, json.JSONDecodeError) as error:
+        except (TypeError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(f"expected the JSON of a table, as Table.save writes it: {error}") from error
         require(all(isinstance(v, str) for v in (table.solver, table.path, table.exact_on)), "names to be strings")
         return table

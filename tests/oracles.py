@@ -1,0 +1,107 @@
+"""Exact references that the tests share: laws, processes, the flow of a one-dimensional mixture, orders."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import scoresolve as ss
+
+PROCESSES: dict[str, ss.SDE] = {
+    "ve": ss.VESDE(),
+    "vp": ss.VPSDE(),
+    "subvp": ss.SubVPSDE(),
+    "cosine": ss.CosineVPSDE(),
+    "edm": ss.EDM(),
+    "flow": ss.RectifiedFlow(),
+    "ddpm_table": ss.DiscreteVPSDE.linear(),
+    "user": ss.GaussianPath(alpha=lambda t: torch.cos(1.5 * t), sigma=lambda t: torch.sin(1.5 * t)),
+}
+SMOOTH = [name for name in PROCESSES if name != "ddpm_table"]  # beta is piecewise constant in a table
+TABLES = [info for info in ss.solvers() if not info.adaptive and info.order > 0]
+ONE_STEP = ["ddim", "ddpm", "reverse_diffusion", "euler_maruyama", "euler", "heun"]
+
+
+def mixture_1d() -> ss.exact.GaussianMixture:
+    """Two modes, of weights 0.7 and 0.3."""
+    return ss.exact.GaussianMixture([0.7, 0.3], [[-1.0], [1.2]], [[0.09], [0.25]])
+
+
+def mixture_2d() -> ss.exact.GaussianMixture:
+    """Three modes with full covariances."""
+    covariances = [[[0.2, 0.1], [0.1, 0.3]], [[0.1, -0.05], [-0.05, 0.2]], [[0.3, 0.0], [0.0, 0.05]]]
+    return ss.exact.GaussianMixture([0.5, 0.3, 0.2], [[-1.0, 0.5], [1.5, 0.0], [0.0, -1.0]], covariances)
+
+
+def gaussian(seed: int = 0, d: int = 3) -> ss.exact.Gaussian:
+    """A Gaussian with a rotated covariance and a mean."""
+    generator = torch.Generator().manual_seed(seed)
+    basis, _ = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
+    variances = torch.logspace(-1.5, 0.3, d, dtype=torch.float64)
+    mean = torch.randn(d, generator=generator, dtype=torch.float64)
+    return ss.exact.Gaussian(mean, basis @ torch.diag(variances) @ basis.T)
+
+
+def interval(sde: ss.SDE, first: float = -3.0, last: float = 2.5) -> tuple[float, float]:
+    """(t_max, t_min) at which lam takes the given values: one interval of noise levels for every process."""
+    return sde.time(first), sde.time(last)
+
+
+def cdf(law: ss.exact.GaussianMixture, x: Tensor, sde: ss.SDE, t: float) -> Tensor:
+    """Distribution function of the one-dimensional x_t."""
+    noisy = law.marginal(sde, t)
+    z = (x[:, None] - noisy.means[:, 0]) / noisy.variances[:, 0].sqrt()
+    return (noisy.weights * torch.special.ndtr(z)).sum(1)
+
+
+def quantile_flow(law: ss.exact.GaussianMixture, x: Tensor, sde: ss.SDE, t: float, s: float) -> Tensor:
+    """The exact probability flow in one dimension: it preserves order, so it maps quantiles to quantiles."""
+    level = cdf(law, x, sde, t)
+    low, high = torch.full_like(x, -50.0), torch.full_like(x, 50.0)
+    for _ in range(80):
+        middle = 0.5 * (low + high)
+        below = cdf(law, middle, sde, s) < level
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return 0.5 * (low + high)
+
+
+def gaussian_error(table: ss.Table, law: ss.exact.Gaussian, sde: ss.SDE, eta: float) -> float:
+    """Distance of a table's affine map from that of the dynamics of noise level eta, on Gaussian data.
+
+    In an eigen-direction of variance v, with P = alpha^2 v + sigma^2 and R = P / alpha^2, the exact dynamics from u
+    to t multiply the deviation from the mean by ``A = (alpha_t/alpha_u) (R_t/R_u)^{(1 + eta^2)/2}`` and add noise of
+    variance ``P_t - A^2 P_u``. Deviations, offsets and noise are compared apart: a total variance may
+    cross its target and fake an order.
+    """
+    gain, offset, noise = ss.exact.affine_map(table, law, sde)
+    u, t = table.times[0], table.times[-1]
+    v, mean = law.variances[0], law.bases[0].T @ law.means[0]
+    variance_u, variance_t = (sde.alpha(w) ** 2 * v + sde.sigma(w) ** 2 for w in (u, t))
+    ratio = (variance_t / variance_u) * (sde.alpha(u) / sde.alpha(t)) ** 2
+    exact_gain = (sde.alpha(t) / sde.alpha(u)) * ratio ** (0.5 * (1 + eta**2))
+    exact_noise = variance_t - exact_gain**2 * variance_u
+    unit = variance_u.sqrt()
+    parts = [
+        ((gain - exact_gain) * unit).abs().max(),
+        (offset + sde.alpha(u) * gain * mean - sde.alpha(t) * mean).abs().max(),
+        (noise.square().sum(0) - exact_noise).abs().max(),
+    ]
+    return float(max(parts))
+
+
+def slopes(errors: list[float]) -> np.ndarray:
+    """Orders observed between successive halvings of the step."""
+    values = np.array(errors)
+    return np.asarray(np.log2(values[:-1] / values[1:]))
+
+
+class CountingNet:
+    """Wraps a network, counting the calls it sees and the rows of each."""
+
+    def __init__(self, net: object) -> None:
+        self.net, self.rows = net, []
+
+    def __call__(self, x: Tensor, time: Tensor, **conditioning: object) -> Tensor:
+        self.rows.append(x.shape[0])
+        return self.net(x, time, **conditioning)

@@ -1,0 +1,337 @@
+"""Networks: conversions between predictions, time labels, views, guidance, counting, and what is refused."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles import PROCESSES, SMOOTH, CountingNet, mixture_2d
+from torch import Tensor
+
+import scoresolve as ss
+from scoresolve.predictions import Prediction
+
+PREDICTIONS = get_args(Prediction)
+
+
+def _points(n: int = 7, seed: int = 0) -> Tensor:
+    return torch.randn(n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def _exact(kind: str, sde: ss.SDE, x: Tensor, t: float) -> Tensor:
+    """Each prediction by its definition, from the exact denoiser."""
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    data = mixture_2d().denoise(x, alpha, sigma)
+    noise = (x - alpha * data) / sigma
+    return {
+        "data": lambda: data,
+        "noise": lambda: noise,
+        "score": lambda: -noise / sigma,
+        "v": lambda: alpha * noise - sigma * data,
+        "velocity": lambda: sde.alpha_rate(t) * data + sde.sigma_rate(t) * noise,
+    }[kind]()
+
+
+def _network(kind: str, sde: ss.SDE) -> ss.ScoreModel:
+    def net(x: Tensor, t: Tensor) -> Tensor:
+        return torch.cat([_exact(kind, sde, row[None], float(u)) for row, u in zip(x, t, strict=True)])
+
+    return ss.ScoreModel(net, sde, predicts=kind)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("source", PREDICTIONS)
+def test_every_prediction_converts_to_every_other(source: str, name: str) -> None:
+    sde, x = PROCESSES[name], _points()
+    model = _network(source, sde)
+    for t in (0.05 * sde.t_max, 0.5 * sde.t_max, 0.99 * sde.t_max):
+        for target in PREDICTIONS:
+            expected = _exact(target, sde, x, t)
+            scale = expected.abs().max().item()
+            host = model.evaluate(x, t, target)
+            tensor = model.evaluate(x, torch.full((7,), t, dtype=torch.float64), target)
+            assert (host - expected).abs().max().item() < 1e-10 * scale
+            assert (tensor - expected).abs().max().item() < 1e-10 * scale
+
+
+def test_one_time_for_each_sample() -> None:
+    sde, x = ss.SubVPSDE(), _points(3)
+    times = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    for kind in PREDICTIONS:
+        together = getattr(_network(kind, sde), "velocity")(x, times)  # noqa: B009
+        apart = torch.cat([_exact("velocity", sde, x[i : i + 1], float(times[i])) for i in range(3)])
+        assert torch.allclose(together, apart, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("source", PREDICTIONS)
+def test_conversions_stay_finite_at_both_ends(source: str) -> None:
+    """Whatever a network determines at an end is finite there; what it does not is an error that says so."""
+    net = lambda x, t: torch.full_like(x, 0.3)  # noqa: E731
+    x = _points()
+    flow = ss.ScoreModel(net, ss.RectifiedFlow(), predicts=source)  # type: ignore[arg-type]
+    at_noise_zero = {"score": "data", "noise": "data", "data": "data", "v": "noise", "velocity": "noise"}[source]
+    assert torch.isfinite(flow.evaluate(x, 0.0, at_noise_zero)).all()  # type: ignore[arg-type]
+    assert torch.isfinite(flow.data(x, 0.0)).all()
+    if source in ("noise", "score"):  # alpha = 0 at t = 1: noise says nothing about the data
+        with pytest.raises(ValueError, match="does not determine the 'data' at t = 1"):
+            flow.data(x, 1.0)
+    else:
+        assert all(torch.isfinite(flow.evaluate(x, 1.0, target)).all() for target in PREDICTIONS)
+    edm = ss.ScoreModel(net, ss.EDM(), predicts=source)  # type: ignore[arg-type]
+    assert torch.isfinite(edm.data(x, 0.0)).all()
+    vp = ss.ScoreModel(net, ss.VPSDE(), predicts=source)  # type: ignore[arg-type]
+    tiny = vp.evaluate(x.float(), 1e-6, "data")
+    assert torch.isfinite(tiny).all()
+
+
+@given(
+    process=st.sampled_from(SMOOTH),
+    source=st.sampled_from(PREDICTIONS),
+    fraction=st.floats(1e-3, 0.99),
+    seed=st.integers(0, 10**6),
+)
+def test_score_is_tweedies_formula(process: str, source: str, fraction: float, seed: int) -> None:
+    """score = (alpha data - x) / sigma^2 = grad log p, by automatic differentiation of the exact log-density."""
+    sde = PROCESSES[process]
+    t = fraction * sde.t_max
+    law = mixture_2d().marginal(sde, t)
+    x = law.sample(4, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    (score,) = torch.autograd.grad(law.log_prob(x).sum(), x)
+    found = _network(source, sde).score(x.detach(), t)
+    assert (found - score).abs().max().item() < 1e-8 * (1 + score.abs().max().item())
+
+
+@pytest.mark.parametrize("own", SMOOTH)
+@pytest.mark.parametrize("other", SMOOTH)
+def test_a_network_seen_along_another_process_is_the_exact_one_of_that_process(own: str, other: str) -> None:
+    native, sde = PROCESSES[own], PROCESSES[other]
+    view = mixture_2d().model(native).on(sde)
+    exact = mixture_2d().model(sde)
+    x = _points()
+    for t in (view.t_eps * 1.01, 0.5 * view.t_max, view.t_max):
+        for target in PREDICTIONS:
+            expected = exact.evaluate(x, t, target)
+            error = (view.evaluate(x, t, target) - expected).abs().max().item()
+            assert error < 1e-9 * (1 + expected.abs().max().item()), (t, target)
+
+
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+def test_ve_and_vp_samples_coincide_to_1e_10(predicts: str) -> None:
+    """x_vp = x_ve / sqrt(1 + sigma^2): the same samples on the same lam grid from a VE network on either path."""
+    ve, vp = ss.VESDE(), ss.VPSDE()
+    model = _network(predicts, ve)
+    lam = np.linspace(-3.5, 3.0, 9)
+    x = _points(4)
+    for solver in ("ddim", "dpmpp_2m"):
+        direct = ss.sample(model, start=x, solver=solver, grid=ve.time(lam)).samples
+        start = x * vp.alpha(vp.time(-3.5))
+        viewed = ss.sample(model.on(vp), start=start, solver=solver, grid=vp.time(lam)).samples
+        assert (viewed / vp.alpha(vp.time(3.0)) - direct).abs().max().item() < 1e-10
+
+
+def test_a_view_of_a_view_and_back_is_the_model() -> None:
+    model, x = mixture_2d().model(ss.VPSDE()), _points()
+    back = model.on(ss.EDM()).on(ss.VPSDE())
+    assert torch.allclose(back.score(x, 0.4), model.score(x, 0.4), rtol=1e-9)
+    assert model.on(ss.RectifiedFlow()).t_max == pytest.approx(ss.RectifiedFlow().time(ss.VPSDE().lam(1.0)))
+
+
+@pytest.mark.parametrize(
+    ("time", "expected", "dtype"),
+    [
+        ("t", 0.5, torch.float32),
+        ("sigma", None, torch.float32),
+        ("rho", None, torch.float32),
+        ("lam", None, torch.float32),
+        ("index", 499, torch.int64),
+        ("fractional_index", 499.0, torch.float32),
+        (lambda t: 1000 * t, 500.0, torch.float32),
+    ],
+)
+def test_time_labels(time: object, expected: float | None, dtype: torch.dtype) -> None:
+    sde = ss.DiscreteVPSDE.linear()
+    seen: list[Tensor] = []
+    net = lambda x, label: seen.append(label) or -x  # noqa: E731
+    model = ss.ScoreModel(net, sde, predicts="noise", time=time)  # type: ignore[arg-type]
+    x = torch.zeros(3, 2)
+    model.score(x, 0.5)
+    model.score(x, torch.full((3,), 0.5))
+    expected = getattr(sde, str(time))(0.5) if expected is None else expected
+    for label in seen:
+        assert label.shape == (3,)
+        assert label.dtype == dtype
+        assert label.tolist() == pytest.approx([expected] * 3, rel=1e-6)
+
+
+def test_index_labels_are_rounded_not_truncated() -> None:
+    sde, seen = ss.DiscreteVPSDE.linear(), []
+    model = ss.ScoreModel(lambda x, i: seen.append(int(i[0])) or -x, sde, predicts="noise", time="index")
+    for i in range(1000):
+        model.noise(torch.zeros(1, 1), (i + 1) / 1000)  # (i + 1) / 1000 * 1000 - 1 is often just below i
+    assert seen == list(range(1000))
+    seen.clear()
+    model.noise(torch.zeros(1, 1), 0.4996)
+    assert seen == [499]
+
+
+def test_an_index_network_is_asked_at_whole_indices_of_exactly_its_noise_levels() -> None:
+    sde, labels = ss.DiscreteVPSDE.linear(), []
+    exact = mixture_2d().model(sde)
+
+    def net(x: Tensor, index: Tensor) -> Tensor:
+        labels.append(int(index[0]))
+        return exact.noise(x, (index.double() + 1) / 1000)
+
+    model = ss.ScoreModel(net, sde, predicts="noise", time="index")
+    for grid in ("log_snr", "uniform"):
+        labels.clear()
+        solution = ss.sample(model, (4, 2), solver="dpmpp_2m", nfe=50, grid=grid, seed=0, dtype=torch.float64)
+        assert labels == np.rint(solution.times[:-1] * 1000 - 1).astype(int).tolist()
+        assert len(set(labels)) == 50
+        # the label carries the noise level: the same as the exact network told the exact time
+        same = ss.sample(exact, (4, 2), solver="dpmpp_2m", grid=solution.times, seed=0, dtype=torch.float64)
+        assert torch.allclose(solution.samples, same.samples, rtol=1e-12)
+    with pytest.raises(ValueError, match="do not fit on a table of 1000"):
+        ss.sample(model, (1, 2), steps=1001, solver="ddim")
+    full = ss.sample(model, (1, 2), steps=1000, solver="ddpm", seed=0)
+    assert np.allclose(full.times, np.arange(1000, -1, -1) / 1000)
+
+
+def test_conditioning_is_passed_through_and_guidance_combines() -> None:
+    calls: list[tuple[int, dict[str, object]]] = []
+
+    def net(x: Tensor, t: Tensor, *, label: Tensor, strength: float) -> Tensor:
+        calls.append((x.shape[0], {"label": label, "strength": strength}))
+        return strength * label[:, None] * torch.ones_like(x)
+
+    model = ss.ScoreModel(net, ss.VPSDE(), predicts="noise")
+    x, label = torch.zeros(4, 2), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    conditioned = model.condition(label=label, strength=2.0)
+    assert torch.equal(conditioned.noise(x, 0.5)[:, 0], 2 * label)
+    for scale in (0.0, 1.0, 7.5):
+        calls.clear()
+        guided = conditioned.guide(scale, label=torch.tensor([0.5]))
+        assert torch.allclose(guided.noise(x, 0.5)[:, 0], 2 * (0.5 + scale * (label - 0.5)))
+        assert [rows for rows, _ in calls] == [8]
+    assert model.conditioning == {}  # views do not change the model they are of
+    with pytest.raises(ValueError, match="stack the conditioning 'strength'"):
+        conditioned.guide(2.0, strength=0.0).noise(x, 0.5)
+    with pytest.raises(ValueError, match="unconditional values for"):
+        conditioned.guide(2.0, class_=0)
+
+
+def test_calls_are_counted_once_for_the_model_and_all_its_views() -> None:
+    model = mixture_2d().model(ss.VPSDE())
+    x = _points()
+    model.score(x, 0.5)
+    model.on(ss.VESDE()).data(x, 0.5)
+    solution = ss.sample(model, (3, 2), nfe=5, seed=0)
+    assert solution.nfe == 5
+    assert model.nfe == 7
+
+
+def test_a_half_precision_network_is_cast_at_its_door_only() -> None:
+    class Half(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2, dtype=torch.bfloat16)
+            self.seen: set[tuple[torch.dtype, torch.dtype]] = set()
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            self.seen.add((x.dtype, t.dtype))
+            return self.layer(x)
+
+    with torch.random.fork_rng():
+        net = Half()
+    for dtype in (torch.float32, torch.float64):
+        solution = ss.sample(ss.ScoreModel(net, ss.VPSDE(), predicts="v"), (3, 2), nfe=4, dtype=dtype, seed=0)
+        assert solution.samples.dtype == dtype
+    assert net.seen == {(torch.bfloat16, torch.float32)}
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (lambda x, t: x[:, :1], r"returned shape \(3, 1\) for an input of shape \(3, 2\)"),  # would broadcast
+        (lambda x, t: x[0], r"returned shape \(2,\)"),
+        (lambda x, t: x.mean(), r"returned shape \(\)"),
+        (lambda x, t: x.long(), "torch.int64"),
+        (lambda x, t: torch.complex(x, x), "complex"),
+        (lambda x, t: None, "returned NoneType"),
+        (lambda x, t: (x, x), "returned tuple"),
+        (lambda x, t: x.mul_(2.0), "wrote into its input"),
+    ],
+)
+def test_bad_network_outputs_are_named_with_step_and_time(net: object, message: str) -> None:
+    model = ss.ScoreModel(net, ss.VPSDE(), predicts="data")  # type: ignore[arg-type]
+    with pytest.raises(ss.NetworkOutputError, match=message) as caught:
+        ss.sample(model, (3, 2), nfe=5, seed=0)
+    assert "network call 1 (step 0, t = 1)" in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, ss.ScoreSolveError)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("at", [1, 4, 7])
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "heun", "ddpm", "annealed_langevin", "rk45", "scipy_rk45"])
+def test_non_finite_outputs_are_named_with_call_time_and_samples(solver: str, at: int, bad: float) -> None:
+    calls = 0
+
+    def net(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        out = -x.clone()
+        if calls == at:
+            out[1, 0] = bad
+        return out
+
+    budget = {} if solver.endswith("rk45") else {"nfe": 8}
+    with pytest.raises(ss.NonFiniteError, match=rf"network call {at} \(step \d+, t = .*1 of 3 samples \(1\)"):
+        ss.sample(ss.ScoreModel(net, ss.VPSDE()), (3, 2), solver=solver, seed=0, **budget)
+    assert calls == at  # no work after it
+
+
+def test_a_sum_that_overflows_is_not_mistaken_for_an_infinity() -> None:
+    model = ss.ScoreModel(
+        lambda x, t: torch.full_like(x, 2e38) * torch.sign(x), ss.RectifiedFlow(), predicts="velocity"
+    )
+    x = torch.ones(4, 8) * 1e-3
+    assert torch.isfinite(ss.sample(model, start=x, solver="euler", steps=2).samples).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda net: ss.ScoreModel(net, ss.VPSDE(), predicts="eps"), ValueError, "unknown prediction 'eps'"),
+        (lambda net: ss.ScoreModel(net, ss.VPSDE(), predicts="velocty"), ValueError, "did you mean 'velocity'"),
+        (lambda net: ss.ScoreModel(net, ss.VPSDE(), time="sgima"), ValueError, "did you mean 'sigma'"),
+        (lambda net: ss.ScoreModel(net, ss.VPSDE(), time="index"), ValueError, "needs a table of betas"),
+        (lambda net: ss.ScoreModel(3, ss.VPSDE()), TypeError, "net must be callable"),
+        (lambda net: ss.ScoreModel(net, 0.5), TypeError, "forward process"),
+    ],
+)
+def test_bad_models_are_refused(make: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make(lambda x, t: x)  # type: ignore[operator]
+
+
+def test_the_reported_nfe_is_what_a_counting_network_sees() -> None:
+    """For every solver, with and without corrector and guidance; guidance doubles the rows, not the calls."""
+    sde, law = ss.VPSDE(), mixture_2d()
+    exact = law.model(sde)
+    for info in ss.solvers():
+        one_step = info.name in ("ddim", "ddpm", "reverse_diffusion", "euler_maruyama", "euler", "heun")
+        for corrector in (None, "langevin") if one_step else (None,):
+            for guided in (False, True):
+                net = CountingNet(lambda x, t, label: exact.data(x, t))
+                model = ss.ScoreModel(net, sde, predicts="data").condition(label=torch.zeros(3))
+                model = model.guide(1.5, label=torch.ones(1)) if guided else model
+                budget = {} if info.adaptive else {"nfe": 13}
+                solution = ss.sample(model, (3, 2), solver=info.name, corrector=corrector, seed=0, **budget)
+                assert solution.nfe == len(net.rows) == model.nfe
+                assert solution.stats["network_rows"] == sum(net.rows) == 3 * (1 + guided) * len(net.rows)
+                assert info.adaptive or solution.nfe <= 13

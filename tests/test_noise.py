@@ -1,0 +1,130 @@
+"""Noise: a pure function of seed, sample, stream and draw; and standard normal, by tests that can fail.
+
+Every statistical test has a fixed seed and fails a correct source with probability below 1e-6 (z = 4.9 two-sided);
+each is also run on a sabotaged source, which must fail it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+import scoresolve as ss
+from scoresolve.noise import CORRECTOR, SOLVER, START, fresh_seed
+
+seeds = st.integers(0, 2**63 - 1)
+
+
+@given(seed=seeds, indices=st.lists(seeds, min_size=1, max_size=6), shape=st.lists(st.integers(1, 5), max_size=3))
+def test_a_sample_has_the_same_noise_in_any_batch(seed: int, indices: list[int], shape: list[int]) -> None:
+    whole = ss.SampleStreams(seed, indices).draw(SOLVER, 3, torch.empty(len(indices), *shape))
+    for row, index in zip(whole, indices, strict=True):
+        alone = ss.SampleStreams(seed, [index]).draw(SOLVER, 3, torch.empty(1, *shape))
+        assert torch.equal(row, alone[0])
+    assert torch.isfinite(whole).all()
+
+
+def test_streams_draws_seeds_and_samples_all_differ() -> None:
+    like = torch.empty(1, 8)
+    drawn = [
+        ss.SampleStreams(seed, [index]).draw(stream, draw, like)
+        for seed in (0, 1, 2**62)
+        for index in (0, 1, 2**40)
+        for stream in (START, SOLVER, CORRECTOR)
+        for draw in (0, 1, 999)
+    ]
+    flat = torch.cat(drawn)
+    assert len(torch.unique(flat)) == flat.numel()
+
+
+def test_float32_and_float64_see_the_same_noise() -> None:
+    single = ss.SampleStreams(5, range(4)).draw(SOLVER, 0, torch.empty(4, 1000))
+    double = ss.SampleStreams(5, range(4)).draw(SOLVER, 0, torch.empty(4, 1000, dtype=torch.float64))
+    assert single.dtype == torch.float32
+    assert torch.allclose(single.double(), double, atol=3e-6)
+
+
+def _source(seed: int, n: int = 1000, d: int = 1000) -> Tensor:
+    return ss.SampleStreams(seed, range(n)).draw(SOLVER, 0, torch.empty(n, d, dtype=torch.float64))
+
+
+def _moments(z: Tensor) -> bool:
+    """Mean, variance, third and fourth moment of 10^6 numbers within 4.9 standard errors.
+
+    Detects a shift of 0.005 standard deviations and a change of the variance by 0.7 %.
+    """
+    n = z.numel()
+    spread = {1: 1.0, 2: 2.0, 3: 15.0, 4: 96.0}  # variances of z^k
+    expected = {1: 0.0, 2: 1.0, 3: 0.0, 4: 3.0}
+    return all(abs(z.pow(k).mean().item() - expected[k]) < 4.9 * math.sqrt(spread[k] / n) for k in spread)
+
+
+def _distribution(z: Tensor) -> bool:
+    """Kolmogorov-Smirnov at p = 1e-6: detects a distance of 0.0027 from the normal law."""
+    return bool(stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-6)
+
+
+def _independence(z: Tensor) -> bool:
+    """Correlations between neighbouring elements, samples and squares within 4.9 standard errors: detects 0.005."""
+    bound = 4.9 / math.sqrt(z.numel() * 0.99)
+    pairs = [(z[:, :-1], z[:, 1:]), (z[:-1], z[1:]), (z[:, :-2], z[:, 2:]), (z[:, ::2], z[:, 1::2])]
+    squares = [((a**2 - 1) / math.sqrt(2), (b**2 - 1) / math.sqrt(2)) for a, b in pairs]
+    short = bound * math.sqrt(2)  # the last pair has half the numbers
+    return all((a * b).mean().abs().item() < short for a, b in pairs + squares)
+
+
+@pytest.mark.parametrize("test", [_moments, _distribution, _independence])
+def test_the_source_is_standard_normal(test: Callable[[Tensor], bool]) -> None:
+    assert test(_source(0))
+    assert test(_source(2**63 - 1))
+
+
+@pytest.mark.parametrize(
+    ("test", "sabotage"),
+    [
+        (_moments, lambda z: 1.02 * z),
+        (_moments, lambda z: z + 0.02),
+        (_distribution, lambda z: z.clamp(-1.5, 1.5)),
+        (_distribution, lambda z: torch.sign(z) * z.abs() ** 1.05),
+        (_independence, lambda z: torch.cat([z[:500], z[:500]]).reshape(2, 500, -1).transpose(0, 1).reshape(1000, -1)),
+        (_independence, lambda z: z + 0.02 * z.roll(1, dims=1)),
+        (_independence, lambda z: torch.stack([z[:, ::2], z[:, ::2].abs() * z[:, 1::2].sign()], -1).flatten(1)),
+    ],
+)
+def test_each_statistical_test_fails_on_a_sabotaged_source(
+    test: Callable[[Tensor], bool], sabotage: Callable[[Tensor], Tensor]
+) -> None:
+    assert not test(sabotage(_source(0)))
+
+
+def test_seeds_next_to_each_other_and_draws_next_to_each_other_are_uncorrelated() -> None:
+    like = torch.empty(1, 100_000, dtype=torch.float64)
+    drawn = torch.cat([ss.SampleStreams(seed, [0]).draw(SOLVER, k, like) for seed in range(4) for k in range(4)])
+    correlation = drawn @ drawn.T / drawn.shape[1] - torch.eye(16)
+    assert correlation.fill_diagonal_(0).abs().max().item() < 5.5 / math.sqrt(100_000)  # 120 pairs: p < 1e-5 / 120
+
+
+def test_fresh_seeds_come_from_the_callers_generator_or_the_system() -> None:
+    first = fresh_seed(torch.Generator().manual_seed(3))
+    assert first == fresh_seed(torch.Generator().manual_seed(3))
+    assert fresh_seed() != fresh_seed()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, True, "0", None])
+def test_bad_seeds_are_refused(seed: object) -> None:
+    with pytest.raises(ValueError, match="seed must be a whole number"):
+        ss.SampleStreams(seed, [0])  # type: ignore[arg-type]
+
+
+def test_bad_indices_and_batches_are_refused() -> None:
+    with pytest.raises(ValueError, match="indices must be whole"):
+        ss.SampleStreams(0, [-1])
+    with pytest.raises(ValueError, match="noise for 2 samples was asked for a batch of 3"):
+        ss.SampleStreams(0, [0, 1]).draw(0, 0, torch.empty(3, 2))

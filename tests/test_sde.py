@@ -1,0 +1,288 @@
+"""Processes: moments, clocks, precision; and straight into the integrators of others."""
+
+from __future__ import annotations
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+import torchdiffeq
+import torchsde
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles import PROCESSES, SMOOTH, gaussian, interval, mixture_1d, mixture_2d
+from scipy.integrate import solve_ivp
+
+import scoresolve as ss
+
+paths = st.one_of(
+    st.builds(ss.VESDE, st.floats(1e-3, 0.1), st.floats(1.0, 500.0)),
+    st.builds(ss.VPSDE, st.floats(1e-3, 1.0), st.floats(2.0, 40.0)),
+    st.builds(ss.SubVPSDE, st.floats(1e-3, 1.0), st.floats(2.0, 40.0)),
+    st.builds(ss.CosineVPSDE, st.floats(1e-3, 0.05)),
+    st.builds(ss.EDM, st.floats(1e-4, 0.01), st.floats(1.0, 200.0)),
+    st.just(ss.RectifiedFlow()),
+    st.just(PROCESSES["user"]),
+)
+
+
+def _variance_ode(sde: ss.SDE, start: float, times: np.ndarray) -> np.ndarray:
+    """Solve v' = 2 f v + g^2 for log v from v(start) = sigma(start)^2: relative accuracy over many magnitudes."""
+
+    def rate(t: float, log_v: np.ndarray) -> np.ndarray:
+        return 2 * sde.drift_rate(t) + sde.squared_diffusion(t) * np.exp(-log_v)
+
+    found = solve_ivp(
+        rate, (start, times[-1]), [2 * math.log(sde.sigma(start))], "DOP853", times, rtol=1e-12, atol=1e-12
+    )
+    return np.asarray(np.exp(found.y[0]))
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_the_variance_ode_meets_sigma_squared(name: str) -> None:
+    sde = PROCESSES[name]
+    start = 0.01 * sde.t_max
+    times = np.linspace(start, 0.99 * sde.t_max, 7)
+    assert _variance_ode(sde, start, times) == pytest.approx(sde.sigma(times) ** 2, rel=1e-9)
+
+
+def test_the_variance_ode_of_a_beta_table_meets_sigma_squared_between_all_indices() -> None:
+    sde = ss.DiscreteVPSDE([0.01, 0.05, 0.02, 0.1, 0.3])
+    for i in range(1, 5):  # beta jumps at the indices, so the ODE is solved between them
+        times = np.linspace(i / 5 + 1e-12, (i + 1) / 5 - 1e-12, 4)
+        assert _variance_ode(sde, times[0], times) == pytest.approx(sde.sigma(times) ** 2, rel=1e-9)
+
+
+@given(sde=paths, fraction=st.floats(1e-4, 1.0))
+def test_drift_and_diffusion_are_the_rates_of_the_path(sde: ss.SDE, fraction: float) -> None:
+    """f = (log alpha)' and g^2 = -2 sigma^2 lam', by a central difference; the second is not how g is computed."""
+    t = fraction * 0.98 * sde.t_max
+    h = 1e-4 * t
+    rate = (sde.lam(t + h) - sde.lam(t - h)) / (2 * h)
+    assert sde.squared_diffusion(t) == pytest.approx(-2 * sde.sigma(t) ** 2 * rate, rel=1e-5)
+    log_rate = (math.log(sde.alpha(t + h)) - math.log(sde.alpha(t - h))) / (2 * h)
+    assert sde.drift_rate(t) == pytest.approx(log_rate, rel=1e-5, abs=1e-6)
+
+
+@given(sde=paths, fraction=st.floats(1e-6, 1.0))
+def test_time_inverts_lam(sde: ss.SDE, fraction: float) -> None:
+    t = fraction * 0.999 * sde.t_max
+    assert sde.time(sde.lam(t)) == pytest.approx(t, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_lam_falls_and_rho_is_its_exponential(name: str) -> None:
+    sde = PROCESSES[name]
+    times = np.linspace(sde.t_eps, 0.999 * sde.t_max, 1001)
+    assert (np.diff(sde.lam(times)) < 0).all()
+    assert sde.rho(times) == pytest.approx(np.exp(-sde.lam(times)), rel=1e-12)
+
+
+def test_closed_forms_of_the_diffusion() -> None:
+    t = 0.37
+    ve, vp, sub = ss.VESDE(0.02, 30.0), ss.VPSDE(0.2, 15.0), ss.SubVPSDE(0.2, 15.0)
+    integral = 0.2 * t + 14.8 * t**2 / 2
+    beta = 0.2 + 14.8 * t
+    assert ve.diffusion(t) == pytest.approx(ve.sigma(t) * math.sqrt(2 * math.log(1500.0)), rel=1e-13)
+    assert vp.squared_diffusion(t) == pytest.approx(beta, rel=1e-13)
+    assert vp.drift_rate(t) == pytest.approx(-beta / 2, rel=1e-13)
+    assert sub.squared_diffusion(t) == pytest.approx(beta * (1 - math.exp(-2 * integral)), rel=1e-13)
+    assert sub.sigma(t) == pytest.approx(1 - math.exp(-integral), rel=1e-14)
+    assert ss.EDM().diffusion(3.0) == pytest.approx(math.sqrt(6.0), rel=1e-14)
+
+
+def test_the_sde_from_clean_data_adds_less_than_the_marginal_of_ve() -> None:
+    """The marginal has variance sigma(t)^2; the SDE started from clean data would have sigma(t)^2 - sigma(0)^2."""
+    sde = ss.VESDE()
+    found = solve_ivp(lambda t, v: [sde.squared_diffusion(t)], (0, 0.1), [0.0], "DOP853", rtol=1e-12, atol=1e-16)
+    assert found.y[0, -1] == pytest.approx(sde.sigma(0.1) ** 2 - sde.sigma(0.0) ** 2, rel=1e-10)
+
+
+@pytest.mark.parametrize("t", [1e-6, 1e-5, 1e-3, 0.1, 0.9])
+def test_sigma_is_exact_down_to_the_smallest_times(t: float) -> None:
+    """Against 50 digits of mpmath, relative error at most 1e-12."""
+    with mpmath.workdps(50):
+        x = mpmath.mpf(t)
+        integral = mpmath.mpf("0.1") * x + mpmath.mpf("19.9") * x**2 / 2
+        angle0 = mpmath.pi / 2 * mpmath.mpf(0.008) / (1 + mpmath.mpf(0.008))
+        cosine = mpmath.cos(mpmath.pi / 2 * (x + mpmath.mpf(0.008)) / (1 + mpmath.mpf(0.008))) / mpmath.cos(angle0)
+        exact = {
+            ss.VPSDE(): mpmath.sqrt(1 - mpmath.exp(-integral)),
+            ss.SubVPSDE(): 1 - mpmath.exp(-integral),
+            ss.VESDE(): mpmath.mpf("0.01") * mpmath.mpf(5000) ** x,
+            ss.CosineVPSDE(): mpmath.sqrt(1 - cosine**2),
+        }
+        for sde, value in exact.items():
+            assert abs(sde.sigma(t) / value - 1) < 1e-12, sde
+            assert abs(sde.time(sde.lam(t)) / t - 1) < 1e-9, sde
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_functions_of_time_answer_in_kind_and_compute_in_float64(name: str) -> None:
+    sde = PROCESSES[name]
+    t = 0.3 * sde.t_max
+    for function in (sde.alpha, sde.sigma, sde.rho, sde.lam, sde.diffusion, sde.drift_rate, sde.alpha_rate):
+        value = function(t)
+        assert type(value) is float
+        assert isinstance(function(np.array([t, t])), np.ndarray)
+        assert function(np.array([t, t]))[1] == value
+        assert function(torch.tensor([t], dtype=torch.float64)).item() == value
+        single = function(torch.tensor([[t]], dtype=torch.float32))
+        assert single.dtype == torch.float32
+        assert single.shape == (1, 1)
+        exact = function(float(torch.tensor(t, dtype=torch.float32)))
+        assert single.item() == torch.tensor(exact, dtype=torch.float32).item()  # correctly rounded
+
+
+def test_coefficients_are_available_under_inference_mode_and_differentiable_in_t() -> None:
+    with torch.inference_mode():
+        assert ss.VPSDE().drift_rate(torch.tensor(0.5)).item() == pytest.approx(-0.5 * (0.1 + 19.9 * 0.5), rel=1e-6)
+    t = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda u: ss.VPSDE().squared_diffusion(u), t)
+    assert torch.autograd.gradcheck(lambda u: ss.CosineVPSDE().time(u), t)
+
+
+def test_the_ddpm_tables_are_those_of_the_papers() -> None:
+    betas = np.linspace(1e-4, 0.02, 1000)
+    sde = ss.DiscreteVPSDE.linear()
+    index = np.arange(1000)
+    assert sde.alpha((index + 1) / 1000) ** 2 == pytest.approx(np.cumprod(1 - betas), rel=1e-12)
+    assert sde.sigma((index + 1) / 1000) ** 2 == pytest.approx(1 - np.cumprod(1 - betas), rel=1e-10)
+    assert ss.DiscreteVPSDE.scaled_linear().betas[[0, -1]] == pytest.approx([0.00085, 0.012])
+    cosine = ss.DiscreteVPSDE.squared_cosine()
+    assert cosine.betas.max() == 0.999
+    assert cosine.alpha(0.5) ** 2 == pytest.approx(ss.CosineVPSDE().alpha(0.5) ** 2, rel=1e-3)
+    # it interpolates its continuous limit, beta(t) = N (1e-4 + (0.02 - 1e-4) t), within O(1/N)
+    assert sde.lam(0.5) == pytest.approx(ss.VPSDE(0.1, 20.0).lam(0.5), abs=0.02)
+
+
+def test_a_user_path_equal_to_a_known_process_has_its_coefficients() -> None:
+    known = ss.VPSDE()
+    alpha = lambda t: torch.exp(-0.5 * (0.1 * t + 19.9 * t**2 / 2))  # noqa: E731
+    path = ss.GaussianPath(alpha=alpha, sigma=lambda t: (-torch.expm1(2 * alpha(t).log())).sqrt())
+    times = np.linspace(0.01, 1, 7)
+    for name in ("alpha", "sigma", "lam", "drift_rate", "diffusion"):
+        assert getattr(path, name)(times) == pytest.approx(getattr(known, name)(times), rel=1e-9)
+    assert path.time(known.lam(times)) == pytest.approx(times, rel=1e-12)
+    exploding = ss.GaussianPath(alpha=lambda t: 1.0, sigma=lambda t: t, t_min=0.002, t_max=80.0)
+    assert exploding.diffusion(3.0) == pytest.approx(math.sqrt(6.0))
+
+
+def test_marginal_perturb_and_prior() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randn(4, 3, 2, 2, generator=generator)
+    t = torch.tensor([0.1, 0.4, 0.7, 1.0])
+    sde = ss.VPSDE()
+    mean, std = sde.marginal(x0, t)
+    assert std.shape == (4, 1, 1, 1)
+    assert torch.allclose(mean[2], sde.alpha(0.7) * x0[2])
+    noise = torch.randn(x0.shape, generator=generator)
+    assert torch.allclose(sde.perturb(x0, t, noise)[1], sde.alpha(0.4) * x0[1] + sde.sigma(0.4) * noise[1])
+    again = torch.Generator().manual_seed(5)
+    drawn = sde.perturb(x0, 0.5, generator=again)
+    expected = torch.randn(x0.shape, generator=torch.Generator().manual_seed(5))
+    assert torch.allclose(drawn, sde.alpha(0.5) * x0 + sde.sigma(0.5) * expected)
+    prior = ss.VESDE().prior_sample((20000,), generator=generator, dtype=torch.float64)
+    # standard error of a standard deviation is 1/sqrt(2n) = 0.5 %; 5 of them: p < 1e-6
+    assert prior.std().item() == pytest.approx(50.0, rel=0.025)
+    normal = torch.distributions.Normal(0.0, 50.0)
+    assert torch.allclose(ss.VESDE().prior_log_prob(x0), normal.log_prob(x0).sum(dim=(1, 2, 3)), rtol=1e-5)
+    assert ss.VPSDE().prior_std() == 1.0
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("name", ["ve", "vp", "subvp", "flow"])
+def test_the_reverse_sde_has_the_marginals_of_the_process_for_every_eta(name: str, eta: float) -> None:
+    """The Fokker-Planck equation of the reverse SDE, on a two-mode mixture, where its density is known exactly.
+
+    With the clock -t: -dp/dt = d(drift p)/dx + (eta g)^2 / 2 d^2p/dx^2, all derivatives exact; residual to 1e-9.
+    """
+    sde, law = PROCESSES[name], mixture_1d()
+    reverse = sde.reverse(law.model(sde), eta=eta)
+    t0 = 0.4
+    x = torch.linspace(-2.5, 2.5, 21, dtype=torch.float64).requires_grad_()
+    t = torch.tensor(t0, dtype=torch.float64, requires_grad=True)
+
+    def density(t: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        variance = alpha**2 * law.variances[:, 0] + sigma**2
+        z2 = (x[:, None] - alpha * law.means[:, 0]) ** 2 / variance
+        return (law.weights * torch.exp(-0.5 * z2) / (2 * math.pi * variance).sqrt()).sum(1)
+
+    def slope(y: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(y.sum(), x, create_graph=True)[0]
+
+    p = density(t)
+    # d p_i / dt by differentiating a weighted sum in the weights: forward mode by two reverse passes
+    weights = torch.ones_like(p, requires_grad=True)
+    (total,) = torch.autograd.grad((weights * p).sum(), t, create_graph=True)
+    (in_time,) = torch.autograd.grad(total, weights, retain_graph=True)
+    drift = reverse.drift(x[:, None], t0)[:, 0]
+    residual = in_time + slope(drift * p) + 0.5 * reverse.diffusion(t0) ** 2 * slope(slope(p))
+    assert residual.abs().max().item() < 1e-9 * in_time.abs().max().item() * (1 + eta**2) * 10
+
+
+def test_reverse_goes_straight_into_torchsde() -> None:
+    """Gaussian data: mean and standard deviation of 4000 Euler-Maruyama paths; p < 1e-6 beyond 5 standard errors."""
+    sde, law = ss.VPSDE(), ss.exact.Gaussian(torch.tensor([0.6, -0.4]), torch.tensor([0.09, 0.25]))
+    reverse = sde.reverse(law.model(sde), eta=1.0)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(4000, 2, generator=generator)
+    clock = torch.linspace(-1.0, -1e-3, 2)
+    motion = torchsde.BrownianInterval(t0=-1.0, t1=-1e-3, size=(4000, 2), entropy=3, dtype=torch.float32)
+    out = torchsde.sdeint(reverse, x, clock, bm=motion, dt=0.004, method="euler")[-1]
+    std = torch.tensor([0.3, 0.5])
+    assert ((out.mean(0) - torch.tensor([0.6, -0.4])).abs() < 5 * std / math.sqrt(4000) + 0.01).all()
+    assert (out.std(0) / std - 1).abs().max().item() < 5 / math.sqrt(8000) + 0.03  # step bias of order dt beside
+    with pytest.raises(ValueError, match=r"increasing clock -t.*-1"):
+        torchsde.sdeint(reverse, x, torch.linspace(0.1, 1.0, 2), dt=0.1, method="euler")
+
+
+@pytest.mark.parametrize("name", ["ve", "vp", "subvp", "flow"])
+def test_probability_flow_goes_straight_into_torchdiffeq(name: str) -> None:
+    sde, law = PROCESSES[name], gaussian()
+    t_max, t_min = interval(sde)
+    x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    clock = torch.tensor([t_max, t_min], dtype=torch.float64)
+    out = torchdiffeq.odeint(sde.probability_flow(law.model(sde)), x, clock, rtol=1e-10, atol=1e-10)[-1]
+    assert torch.allclose(out, law.flow(sde, x, t_max, t_min), rtol=1e-7, atol=1e-7)
+
+
+def test_dynamics_take_a_score_function_and_models_of_other_processes() -> None:
+    vp, ve, law = ss.VPSDE(), ss.VESDE(), mixture_2d()
+    x = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    plain = vp.reverse(lambda x, t: law.model(vp).score(x, t))
+    assert torch.allclose(plain.drift(x, 0.5), vp.reverse(law.model(vp)).drift(x, 0.5))
+    assert torch.allclose(ve.reverse(law.model(vp)).drift(x, 0.5), ve.reverse(law.model(ve)).drift(x, 0.5), atol=1e-8)
+    drift = vp.drift(x, 0.5) - 0.5 * (1 + 0.3**2) * vp.squared_diffusion(0.5) * law.model(vp).score(x, 0.5)
+    assert torch.allclose(vp.reverse(law.model(vp), eta=0.3).drift(x, 0.5), drift, rtol=1e-12)
+    assert vp.reverse(law.model(vp), eta=0.3).diffusion(0.5) == pytest.approx(0.3 * vp.diffusion(0.5))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ss.VESDE(1.0, 0.5), "sigma_min < sigma_max"),
+        (lambda: ss.EDM(0.0, 1.0), "0 < sigma_min"),
+        (lambda: ss.VPSDE(3.0, 1.0), "beta_min <= beta_max"),
+        (lambda: ss.CosineVPSDE(0.0), "s > 0"),
+        (lambda: ss.DiscreteVPSDE([]), "vector of betas"),
+        (lambda: ss.DiscreteVPSDE([0.1, 1.0]), "between 0 and 1"),
+        (lambda: ss.GaussianPath(lambda t: 1 - t, lambda t: 1 - t), "falls strictly"),
+        (lambda: ss.GaussianPath(lambda t: t - 0.5, lambda t: t), r"alpha\(t\) > 0"),
+        (lambda: ss.GaussianPath(lambda t: 1.0, lambda t: t, t_min=2.0), "t_min < t_max"),
+        (lambda: ss.VPSDE().perturb(torch.zeros(3, 2), 0.5, torch.zeros(2)), "one shape"),
+        (lambda: ss.VPSDE().marginal(torch.zeros(3, 2), torch.zeros(2)), r"shape \(3,\)"),
+        (lambda: ss.VPSDE().reverse(lambda x, t: x, eta=-1.0), "eta >= 0"),
+    ],
+)
+def test_bad_arguments_say_what_was_expected(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()  # type: ignore[operator]
+
+
+def test_a_path_that_cannot_be_differentiated_is_refused() -> None:
+    with pytest.raises(TypeError, match="torch operations"):
+        ss.GaussianPath(lambda t: torch.as_tensor(np.exp(-t.detach().numpy())), lambda t: t)

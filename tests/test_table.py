@@ -1,0 +1,202 @@
+"""Tables: the loop, the checks at construction, printing and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles import PROCESSES, TABLES, mixture_2d
+from torch import Tensor
+
+import scoresolve as ss
+from scoresolve.registry import build
+
+finite = st.floats(-10, 10, allow_nan=False)
+
+
+class _Ones:
+    """Noise that is one everywhere, remembering what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def draw(self, stream: int, index: int, like: Tensor) -> Tensor:
+        self.asked.append((stream, index))
+        return torch.ones_like(like)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> ss.Table:
+    """Any valid table: stages and steps, weights on any output already made, noise."""
+    count = draw(st.integers(1, 6))
+    times = np.linspace(1.0, 0.1, count + 1)
+    rows = []
+    for i in range(count):
+        last = i == count - 1
+        commit = tuple(draw(st.lists(finite, min_size=1, max_size=i + 2)))
+        propose = (1.0,) if last else tuple(draw(st.lists(finite, min_size=1, max_size=i + 2)))
+        s = float(times[i + 1]) if last or draw(st.booleans()) else None
+        rows.append(ss.Row(float(times[i]), s, commit, draw(st.sampled_from([0.0, 0.5])), propose))
+    return ss.Table(tuple(rows), draw(st.sampled_from(["data", "noise", "velocity"])), 1.0, "any", "", {"eta": 0.5})
+
+
+@given(table=tables())
+def test_the_loop_does_what_the_rows_say(table: ss.Table) -> None:
+    """Against a loop that keeps every output and every product, in plain numbers."""
+    model = ss.ScoreModel(lambda x, t: torch.tanh(x) * (1 + t[:, None]), ss.VPSDE(), predicts=table.predicts)
+    start = torch.tensor([[0.3, -0.8]], dtype=torch.float64)
+    noise = _Ones()
+    found, _ = table.run(model, start, noise)
+
+    x = y = start
+    outputs: list[Tensor] = []
+    for row in table.rows:
+        outputs.insert(0, torch.tanh(y) * (1 + row.t))
+        registers = [x, *outputs]
+        new = sum((w * r for w, r in zip(row.commit, registers, strict=False)), torch.zeros_like(x)) + row.noise
+        y = sum((w * r for w, r in zip(row.propose, [new, *outputs], strict=False)), torch.zeros_like(x))
+        x = new
+    assert torch.allclose(found, x, rtol=1e-9, atol=1e-9 * (1 + x.abs().max().item()))
+    assert start.tolist() == [[0.3, -0.8]]
+    assert noise.asked == [(1, number) for number, row in enumerate(table.rows) if row.noise > 0]
+    assert model.nfe == table.nfe == len(table.rows)
+
+
+@given(table=tables())
+def test_json_returns_the_same_table_to_the_last_bit(table: ss.Table) -> None:
+    again = ss.Table.from_json(table.to_json())
+    assert again == table
+    assert again.rows == table.rows
+    assert "NaN" not in table.to_json()
+
+
+@pytest.mark.parametrize("info", TABLES, ids=lambda info: info.name)
+def test_every_solver_saves_loads_prints_and_runs_again(info: ss.SolverInfo, tmp_path: Path) -> None:
+    sde = ss.SubVPSDE()
+    table = ss.build_table(info.name, sde, ss.grids.log_snr(sde, 6, 1.0, 1e-3))
+    table.save(tmp_path / "table.json")
+    again = ss.Table.load(tmp_path / "table.json")
+    assert again == table
+    model = mixture_2d().model(sde)
+    by_name = ss.sample(model, (3, 2), solver=info.name, grid=table.times, seed=1)
+    by_table = ss.sample(model, (3, 2), solver=again, seed=1)
+    assert torch.equal(by_name.samples, by_table.samples)
+    text = str(table)
+    assert text.startswith(info.name)
+    assert f"{table.nfe} calls" in text
+    assert len(text.splitlines()) == table.nfe + 2
+    assert table.times == pytest.approx(ss.grids.log_snr(sde, 6, 1.0, 1e-3), rel=0)
+
+
+def _row(**changes: object) -> ss.Row:
+    return dataclasses.replace(ss.Row(t=1.0, s=0.5, commit=(1.0, -0.5)), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ((), "at least one row"),
+        ((_row(commit=(1.0, float("nan"))),), "finite weights in row 0"),
+        ((_row(noise=float("inf")),), "finite weights"),
+        ((_row(noise=-1.0),), "noise of at least 0"),
+        ((_row(commit=(1.0, 0.5, 0.5)),), "outputs already made in row 0"),
+        ((_row(), _row(propose=(1.0, 0.0, 0.0, 1.0))), "outputs already made in row 1"),
+        ((_row(commit=()),), "a weight on x"),
+        ((_row(s=None),), "last row to complete a step"),
+        ((_row(propose=(1.0, 0.1)),), "last row to propose nothing"),
+    ],
+)
+def test_tables_that_make_no_sense_are_refused(rows: tuple[ss.Row, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ss.Table(rows, predicts="data", start=1.0)
+
+
+def test_exploding_weights_are_warned_about() -> None:
+    with pytest.warns(UserWarning, match="weights of row 0 sum to"):
+        ss.Table((_row(commit=(1.0, 2000.0)),), predicts="data", start=1.0)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "dpmpp_2m_sde", "ddpm", "euler", "heun"])
+def test_verify_finds_a_wrong_weight(solver: str, name: str) -> None:
+    """The claim holds for every table as built, and fails as soon as any weight of it is changed by 1e-6."""
+    sde = PROCESSES[name]
+    times = ss.grids.uniform(sde, 5, 0.9 * sde.t_max, 0.1 * sde.t_max)
+    table = ss.build_table(solver, sde, times)
+    assert table.verify(sde) is table
+    for i, row in enumerate(table.rows):
+        if row.s is None:
+            continue
+        for j in range(len(row.commit)):
+            commit = tuple(w + (1e-6 if k == j else 0.0) for k, w in enumerate(row.commit))
+            rows = (*table.rows[:i], dataclasses.replace(row, commit=commit), *table.rows[i + 1 :])
+            with pytest.raises(ValueError, match="exact for constant"):
+                dataclasses.replace(table, rows=rows).verify(sde)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": "other"}',
+        "[" * 100_000,
+        json.dumps({"format": "scoresolve table 1", "rows": [], "predicts": "data", "start": 1.0}),
+        json.dumps({"format": "scoresolve table 1", "rows": [{}], "predicts": "data", "start": 1.0}),
+        json.dumps({"format": "scoresolve table 1", "rows": 3, "predicts": "data", "start": 1.0}),
+        json.dumps({"format": "scoresolve table 1", "rows": [], "predicts": "data", "start": 1.0, "more": 1}),
+        ss.Table((_row(),), "data", 1.0).to_json().replace("-0.5", "NaN"),
+        ss.Table((_row(),), "data", 1.0).to_json().replace("-0.5", "1e999"),
+        ss.Table((_row(),), "data", 1.0).to_json().replace("-0.5", '"__import__(0)"'),
+        ss.Table((_row(),), "data", 1.0).to_json().replace('"data"', '"datum"'),
+    ],
+)
+def test_text_that_is_not_a_table_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        ss.Table.from_json(text)
+
+
+def test_a_table_of_another_path_is_refused() -> None:
+    table = ss.build_table("ddim", ss.VPSDE(), np.array([1.0, 0.1]))
+    with pytest.raises(ValueError, match="its weights belong to that path"):
+        ss.sample(mixture_2d().model(ss.VESDE()), (2, 2), solver=table)
+    with pytest.raises(ValueError, match="got grid"):
+        ss.sample(mixture_2d().model(ss.VPSDE()), (2, 2), solver=table, grid="uniform")
+    with pytest.raises(ValueError, match="makes that many calls; got 7"):
+        ss.sample(mixture_2d().model(ss.VPSDE()), (2, 2), solver=table, nfe=7)
+
+
+@pytest.mark.parametrize("info", TABLES, ids=lambda info: info.name)
+def test_gradients_flow_through_every_table(info: ss.SolverInfo) -> None:
+    """To the start and to the network's parameters, in float64, by finite differences."""
+    scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    start = torch.randn(2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+    def run(start: Tensor, scale: Tensor) -> Tensor:
+        model = ss.ScoreModel(lambda x, t: torch.tanh(scale * x), ss.VPSDE(), predicts="v")
+        return ss.sample(model, start=start, solver=info.name, steps=3, seed=0, grad=True).samples
+
+    assert torch.autograd.gradcheck(run, (start, scale))
+    assert not ss.sample(mixture_2d().model(ss.VPSDE()), start=start, solver=info.name, steps=2).samples.requires_grad
+
+
+def test_history_and_one_step_are_read_off_the_rows() -> None:
+    times = np.array([1.0, 0.6, 0.3, 0.1])
+    facts = {
+        name: (table.history, table.one_step, table.stochastic)
+        for name in ("ddim", "heun", "dpmpp_2m", "ddpm")
+        for table in [build(name, ss.VPSDE(), times)]
+    }
+    assert facts == {
+        "ddim": (1, True, False),
+        "heun": (2, True, False),
+        "dpmpp_2m": (2, False, False),
+        "ddpm": (1, True, True),
+    }
