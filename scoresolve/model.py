@@ -16,7 +16,7 @@ from torch import Tensor
 from .errors import require, unknown
 from .predictions import Prediction, Values, conversion
 from .sde import SDE, over_batch
-from .watch import Watch
+from .watch import Watch, version_of
 
 TimeLabel = Literal["t", "index", "fractional_index", "sigma", "rho", "lam"]
 ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -231,7 +231,7 @@ class ScoreModel:
             inputs, labels = torch.cat([inputs, inputs]), torch.cat([labels, labels])
             conditioning = _join(self.conditioning, self._guidance[1], x.shape[0])
         self._watch.count(inputs.shape[0], t)
-        version = inputs._version
+        version = version_of(inputs)
         output = self.net(inputs, labels, **conditioning)
         self._watch.check(output, inputs, version, t)
         if self._guidance is not None:

@@ -39,6 +39,12 @@ class Request:
         """Whether the grid is made for a number of steps, rather than given as an array."""
         return isinstance(self.grid, str) or callable(self.grid)
 
+    @property
+    def ends_noisy(self) -> bool:
+        """Whether there is noise at the last time."""
+        last = self.t_min if self.named else float(np.asarray(self.grid, dtype=np.float64).reshape(-1)[-1])
+        return self.model.sde.sigma(last) > 0
+
     def times_of(self, steps: int | None) -> np.ndarray:
         """The grid, decreasing from t_max to t_min (increasing when a latent is encoded)."""
         low = self.t_min if self.named else 0.0  # an array says itself where it ends
@@ -49,7 +55,12 @@ class Request:
 
     def runner_of(self, times: np.ndarray, **more: Any) -> Runner:
         """The table or runner on a grid, with its corrector."""
-        runner = build(self.info.name, self.model.sde, times, **{**self.options, **more})
+        options = {**self.options, **more}
+        if self.upwards and build(self.info.name, self.model.sde, times[::-1], **options).stochastic:
+            raise ValueError(
+                f"encode follows the probability flow, {self.info.name!r} adds noise: use a solver of kind 'ode'"
+            )
+        runner = build(self.info.name, self.model.sde, times, **options)
         if self.corrector is None:
             return runner
         noiseless = self.model.sde.sigma(float(times[-1])) == 0
@@ -63,9 +74,6 @@ def plan(request: Request, steps: int | None, nfe: int | None) -> tuple[Runner, 
     """
     if steps is not None and nfe is not None:
         raise ValueError(f"give steps= or nfe=, not both (got steps={steps}, nfe={nfe})")
-    for name, value in (("steps", steps), ("nfe", nfe)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     if request.info.adaptive and request.named:
         times = request.times_of(steps or 1)
         return request.runner_of(times), times
@@ -97,12 +105,14 @@ def _within_budget(request: Request, nfe: int) -> tuple[Runner, np.ndarray]:
     while cost > nfe and steps > 1:
         steps = max(1, min(steps - 1, steps * nfe // cost))
         runner, times, cost = attempt(steps)
+    spare = {name: value for name, value in request.info.spare.items() if name not in request.options}
+    if cost > nfe and spare:
+        runner, times, cost = attempt(1, **spare)
     if cost > nfe:
         raise ValueError(
             f"one step of {request.info.name!r} needs {cost} network calls here, more than nfe={nfe}: "
             f"ask for nfe={cost} at least, or use a solver of one call a step"
         )
-    spare = {name: value for name, value in request.info.spare.items() if name not in request.options}
     for more in ({}, spare) if spare else ({},):
         while cost < nfe:
             longer = attempt(steps + 1, **more)
@@ -110,6 +120,13 @@ def _within_budget(request: Request, nfe: int) -> tuple[Runner, np.ndarray]:
                 break
             steps, (runner, times, cost) = steps + 1, longer
     return runner, times
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raise ValueError unless each count is None or a whole number of at least 1."""
+    for name, value in counts.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def check_table(table: Table, model: ScoreModel, nfe: int | None, given: Mapping[str, Any]) -> Table:

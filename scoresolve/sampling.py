@@ -16,7 +16,7 @@ from .errors import require
 from .grids import GridLike
 from .model import ScoreModel
 from .noise import NoiseSource, SampleStreams
-from .planning import Request, check_table, plan
+from .planning import Request, check_counts, check_table, plan
 from .registry import Runner, get_solver
 from .solution import Callback, Solution, Step
 from .starting import check_ends, check_state, start_state
@@ -88,16 +88,18 @@ def sample(
     t_max = model.t_max if t_max is None else t_max
     t_min = model.t_min if t_min is None else t_min
     x, seed, streams = start_state(model, shape, start, seed, indices, generator, noise, dtype, device)
-    closing = 1 if denoise else 0
-    require(nfe is None or nfe > closing, f"nfe of at least 2 with denoise=True, which takes one call; got nfe={nfe}")
+    check_counts(steps=steps, nfe=nfe)
     if isinstance(solver, Table):
         given = {"steps": steps, "grid": grid, "corrector": corrector, **options}
-        runner: Runner = check_table(solver, model, nfe, given)
+        runner: Runner = check_table(solver, model, nfe if nfe is None else nfe - denoise, given)
         times = solver.times
     else:
         check_ends(model, t_min, t_max)
         request = Request(model, get_solver(solver), grid, t_max, t_min, options, corrector)
-        runner, times = plan(request, steps, None if nfe is None else nfe - closing)
+        closing = denoise and request.ends_noisy
+        if closing and nfe == 1:
+            raise ValueError("nfe must be at least 2 with denoise=True, which takes one network call; got nfe=1")
+        runner, times = plan(request, steps, nfe if nfe is None else nfe - closing)
     if start is None:
         x = x * model.sde.prior_std(float(times[0]))
     view = _View(trajectory, callback, progress, grad, denoise and model.sde.sigma(float(times[-1])) > 0)
@@ -144,12 +146,9 @@ def encode(
         t_min = model.t_min if model.sde.sigma(model.t_min) > 0 else model.t_eps
     check_ends(model, t_min, t_max)
     require(model.sde.sigma(t_min) > 0, f"noise at t_min={t_min:g}, where there is none: use t_min={model.t_eps:g}")
+    check_counts(steps=steps, nfe=nfe)
     request = Request(model, get_solver(solver), grid, t_max, t_min, options, upwards=True)
     runner, times = plan(request, steps, nfe)
-    if runner.stochastic:
-        raise ValueError(
-            f"encode follows the probability flow, {solver!r} adds noise: use a solver of kind 'ode', eta=0"
-        )
     view = _View(trajectory, callback, progress, grad)
     return _solve(model, x, runner, times, SampleStreams(0, range(x.shape[0])), nfe, view, {"solver": solver})
 

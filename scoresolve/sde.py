@@ -262,5 +262,6 @@ def _evaluate(function: Callable[[Tensor], Tensor], t: Time) -> Time:
     """Apply a float64 formula to a float, an array or a tensor, and answer in kind."""
     if isinstance(t, Tensor):
         return function(t.double()).to(t.dtype if t.is_floating_point() else torch.get_default_dtype())
-    value = function(torch.as_tensor(t, dtype=torch.float64)).detach()
-    return value.numpy() if isinstance(t, np.ndarray) else value.item()
+    if isinstance(t, np.ndarray):  # copied: a tensor cannot share an array that is read-only or runs backwards
+        return function(torch.from_numpy(np.array(t, dtype=np.float64))).detach().numpy()
+    return function(torch.tensor(t, dtype=torch.float64)).item()

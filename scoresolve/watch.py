@@ -45,7 +45,7 @@ class Watch:
         if self._on_call is not None:
             self._on_call()
 
-    def check(self, output: Any, inputs: Tensor, version: int, t: float | Tensor) -> None:
+    def check(self, output: Any, inputs: Tensor, version: int | None, t: float | Tensor) -> None:
         """Raise NetworkOutputError or NonFiniteError if the answer to ``inputs`` cannot be used."""
         where = f"network call {self.calls} (step {self.step}, {_time(t)})"
         if not isinstance(output, Tensor):
@@ -62,7 +62,7 @@ class Watch:
             raise NetworkOutputError(f"{where}: the network returned {output.dtype}, expected a real floating dtype")
         if output.device != inputs.device:
             raise NetworkOutputError(f"{where}: the network returned a tensor on {output.device}, not {inputs.device}")
-        if inputs._version != version:
+        if version_of(inputs) != version:
             raise NetworkOutputError(f"{where}: the network wrote into its input; have it work on a copy (x.clone())")
         if self._strict:
             self._check_finite(output.detach(), where)
@@ -79,6 +79,11 @@ class Watch:
         if pending and not bool(torch.isfinite(torch.stack([sums.sum() for sums, _ in pending])).all()):
             for sums, where in pending:
                 require_finite(sums, f"{where}: the network returned")
+
+
+def version_of(x: Tensor) -> int | None:
+    """A number that grows when x is written into; None for a tensor of inference mode, which has none."""
+    return None if x.is_inference() else x._version
 
 
 def require_finite(x: Tensor, subject: str) -> None:

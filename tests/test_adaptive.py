@@ -16,7 +16,7 @@ SOLVERS = ["rk45", "scipy_rk45"]
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_the_error_follows_the_tolerance(name: str, solver: str) -> None:
-    """Against the closed-form flow of a Gaussian, from the exact marginal: below 100 tolerances, and falling with it."""
+    """Against the closed-form flow of a Gaussian, from the exact marginal: below 100 tolerances, and falling."""
     sde, law = PROCESSES[name], gaussian()
     t_max, t_min = interval(sde)
     start = law.marginal(sde, t_max).sample(6, generator=torch.Generator().manual_seed(0))

@@ -32,13 +32,13 @@ def test_kernel_one_gives_the_adams_bashforth_weights() -> None:
     assert uniform == pytest.approx(np.array([55, -59, 37, -9]) / 24, rel=1e-12)
 
 
-def test_the_exponential_kernel_gives_the_phi_functions() -> None:
+@pytest.mark.parametrize("h", [1e-6, 0.1, 1.0, 9.0])
+def test_the_exponential_kernel_gives_the_phi_functions(h: float) -> None:
     """int_0^h e^{-(h-u)} u du = h - (1 - e^{-h}), by which the two-step weights are known."""
-    for h in (1e-6, 0.1, 1.0, 9.0):
-        weights = lagrange_weights(np.array([0.0, -2.0]), 0.0, h, lambda u: np.exp(u - h))
-        first_moment = h + np.expm1(-h)
-        assert weights[1] == pytest.approx(-first_moment / 2, rel=1e-7 if h < 1e-3 else 1e-12)
-        assert weights.sum() == pytest.approx(-np.expm1(-h), rel=1e-13)
+    weights = lagrange_weights(np.array([0.0, -2.0]), 0.0, h, lambda u: np.exp(u - h))
+    first_moment = h + np.expm1(-h)
+    assert weights[1] == pytest.approx(-first_moment / 2, rel=1e-7 if h < 1e-3 else 1e-12)
+    assert weights.sum() == pytest.approx(-np.expm1(-h), rel=1e-13)
 
 
 def test_weights_over_a_reversed_interval_change_sign() -> None:

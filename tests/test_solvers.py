@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_ddim_at_any_eta_is_the_papers_formula_on_a_subsequence(eta: float) -> N
     alpha_bar = np.concatenate([[1.0], np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))])
     index = np.array([1000, 700, 350, 20, 1, 0])
     x, drawn = X, iter(_run("ddim", sde, index / 1000, eta=eta)[1])
-    for i, j in zip(index[:-1], index[1:], strict=True):
+    for i, j in pairwise(index):
         a_t, a_s = alpha_bar[i], alpha_bar[j]
         data = mixture_2d().denoise(x, math.sqrt(a_t), math.sqrt(1 - a_t))
         noise = (x - math.sqrt(a_t) * data) / math.sqrt(1 - a_t)
@@ -87,10 +88,10 @@ def test_ddim_at_eta_one_and_ddpm_are_the_posterior_step_on_the_full_grid() -> N
 
 
 def test_ancestral_sampling_on_ve_is_smlds() -> None:
-    """Song et al. 2021, app. F: x + (sigma_t^2 - sigma_s^2) score, noise sqrt(sigma_s^2 (sigma_t^2 - sigma_s^2) / sigma_t^2)."""
+    """Song et al. 2021, app. F: x + (v_t - v_s) score, noise of variance v_s (v_t - v_s) / v_t, with v = sigma^2."""
     sde, times = ss.VESDE(), np.array([0.8, 0.6, 0.3])
     x, drawn = X, iter(_run("ancestral", sde, times)[1])
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         score = mixture_2d().model(sde).score(x, t)
         added = sde.sigma(t) ** 2 - sde.sigma(s) ** 2
         x = x + added * score + sde.sigma(s) * math.sqrt(added) / sde.sigma(t) * next(drawn)
@@ -129,7 +130,7 @@ def test_euler_and_heun_are_the_textbook_methods(name: str) -> None:
     flow = sde.probability_flow(mixture_2d().model(sde))
     times = np.array([0.8, 0.5, 0.3]) * sde.t_max
     by_euler = by_heun = X
-    for t, s in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+    for t, s in pairwise(times.tolist()):
         by_euler = by_euler + (s - t) * flow(t, by_euler)
         slope = flow(t, by_heun)
         by_heun = by_heun + 0.5 * (s - t) * (slope + flow(s, by_heun + (s - t) * slope))

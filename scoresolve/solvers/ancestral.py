@@ -31,7 +31,7 @@ import numpy as np
 
 from ..errors import require
 from ..registry import solver
-from ..sde import SDE, Point
+from ..sde import SDE
 from ..table import Row, Table
 from .exponential import sde_step
 
@@ -53,7 +53,7 @@ def ddpm(sde: SDE, times: np.ndarray, *, variance: Literal["posterior", "forward
     for here, there in pairwise(sde.points(times)):
         of_x, of_data, noise = sde_step(here, there, eta=1.0)
         if variance == "forward" and there.sigma > 0:
-            noise = _forward_std(here, there)
+            noise = here.sigma * math.sqrt(-math.expm1(-2 * (there.lam - here.lam)))  # G
         rows.append(Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise))
     return _table(rows, times, sde, "ddpm", {"variance": variance}, exact_on="data")
 
@@ -75,16 +75,11 @@ def reverse_diffusion(sde: SDE, times: np.ndarray, *, eta: float = 1.0) -> Table
         if here.alpha == 0 or there.sigma == 0:
             of_x, of_data, noise = sde_step(here, there, eta)
         else:
-            a, forward = here.alpha / there.alpha, _forward_std(here, there)
-            pull = 0.5 * (1 + eta**2) * (forward / here.sigma) ** 2
-            of_x, of_data, noise = 2 - a - pull, pull * here.alpha, eta * forward
+            a, removed = here.alpha / there.alpha, -math.expm1(-2 * (there.lam - here.lam))  # G^2 / sigma_t^2
+            pull = 0.5 * (1 + eta**2) * removed
+            of_x, of_data, noise = 2 - a - pull, pull * here.alpha, eta and eta * here.sigma * math.sqrt(removed)
         rows.append(Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise))
     return _table(rows, times, sde, "reverse_diffusion", {"eta": eta})
-
-
-def _forward_std(here: Point, there: Point) -> float:
-    """G: the standard deviation that the forward chain adds on the way from there to here."""
-    return here.sigma * math.sqrt(-math.expm1(-2 * (there.lam - here.lam)))
 
 
 def _table(

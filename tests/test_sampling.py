@@ -1,0 +1,290 @@
+"""sample and encode: budgets, seeds, ends, trajectories, callbacks, and every bad request refused in time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import PROCESSES, SMOOTH, TABLES, gaussian, mixture_2d
+from torch import Tensor
+
+import scoresolve as ss
+
+FIXED = [info for info in ss.solvers() if not info.adaptive]
+
+
+@given(
+    info=st.sampled_from(FIXED),
+    nfe=st.integers(1, 40),
+    name=st.sampled_from(sorted(PROCESSES)),
+    to_zero=st.booleans(),
+    corrected=st.booleans(),
+    denoise=st.booleans(),
+)
+def test_a_budget_is_met_where_the_solver_allows_and_never_exceeded(
+    info: ss.SolverInfo, nfe: int, name: str, to_zero: bool, corrected: bool, denoise: bool
+) -> None:
+    sde = PROCESSES[name]
+    corrector = "langevin" if corrected and info.name in ("ddim", "ddpm", "heun", "reverse_diffusion") else None
+    model = mixture_2d().model(sde)
+    options = {"solver": info.name, "nfe": nfe, "corrector": corrector, "denoise": denoise, "seed": 0}
+    if to_zero:
+        options["t_min"] = 0.0
+    try:
+        solution = ss.sample(model, (2, 2), **options)  # type: ignore[arg-type]
+    except ValueError:
+        if nfe > 2 + info.evaluations:
+            raise
+        return  # below the cost of one step, of its correction and of the denoising
+    assert model.nfe == solution.nfe <= nfe
+    family = info.evaluations + (corrector is not None)
+    assert nfe - solution.nfe < family + (1 if corrector else 0)
+    if family == 1:
+        assert solution.nfe == nfe
+
+
+def test_heun_meets_odd_budgets_with_a_last_step_of_euler() -> None:
+    model = mixture_2d().model(ss.VPSDE())
+    for nfe in range(1, 12):
+        assert ss.sample(model, (1, 2), solver="heun", nfe=nfe, seed=0).nfe == nfe
+    assert ss.sample(mixture_2d().model(ss.EDM()), (1, 2), solver="heun", steps=18, seed=0).nfe == 35
+
+
+@settings(max_examples=30)
+@given(
+    info=st.sampled_from(FIXED),
+    batch=st.integers(1, 9),
+    seed=st.integers(0, 2**63 - 1),
+    picked=st.lists(st.integers(0, 8), min_size=1, max_size=9),
+)
+def test_sample_i_of_a_seed_is_the_same_in_any_batch(
+    info: ss.SolverInfo, batch: int, seed: int, picked: list[int]
+) -> None:
+    """To the bit, for a network that treats samples apart, in any order and with any neighbours."""
+    model = ss.ScoreModel(lambda x, t: torch.tanh(x) * (1 + t[:, None]), ss.VPSDE(), predicts="v")
+    whole = ss.sample(model, (9, 2), solver=info.name, nfe=6, seed=seed).samples
+    some = ss.sample(model, (len(picked), 2), solver=info.name, nfe=6, seed=seed, indices=picked).samples
+    assert torch.equal(some, whole[picked])
+    first = ss.sample(model, (batch, 2), solver=info.name, nfe=6, seed=seed).samples
+    assert torch.equal(first, whole[:batch])
+
+
+def test_seeds_differ_and_repeat_and_a_missing_one_is_reported() -> None:
+    model = mixture_2d().model(ss.VPSDE())
+    run = lambda **options: ss.sample(model, (4, 2), solver="ddpm", nfe=5, **options)  # noqa: E731
+    assert torch.equal(run(seed=3).samples, run(seed=3).samples)
+    assert not torch.equal(run(seed=3).samples, run(seed=4).samples)
+    unseeded = run()
+    assert torch.equal(unseeded.samples, run(seed=unseeded.stats["seed"]).samples)
+    by_generator = [run(generator=torch.Generator().manual_seed(5)).samples for _ in range(2)]
+    assert torch.equal(*by_generator)
+
+
+@pytest.mark.parametrize("info", TABLES, ids=lambda info: info.name)
+def test_trajectory_times_and_callback_agree(info: ss.SolverInfo) -> None:
+    model = mixture_2d().model(ss.VPSDE())
+    steps: list[ss.Step] = []
+    start = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    kept = start.clone()
+    solution = ss.sample(model, start=start, solver=info.name, steps=5, seed=0, trajectory=True, callback=steps.append)
+    assert solution.trajectory is not None
+    assert solution.trajectory.shape == (6, 3, 2)
+    assert torch.equal(solution.trajectory[0], kept)
+    assert torch.equal(start, kept)
+    assert torch.equal(solution.trajectory[-1], solution.samples)
+    assert [step.time for step in steps] == solution.times[1:].tolist()
+    assert [step.index for step in steps] == [1, 2, 3, 4, 5]
+    assert steps[-1].nfe == solution.nfe
+    for step, state in zip(steps, solution.trajectory[1:], strict=True):
+        assert torch.equal(step.x, state)  # later steps wrote into none of them
+    assert torch.equal(solution.samples, ss.sample(model, start=start, solver=info.name, steps=5, seed=0).samples)
+
+
+def test_a_run_can_be_split_at_any_step_of_a_one_step_solver() -> None:
+    model, start = mixture_2d().model(ss.VPSDE()), torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    times = ss.grids.log_snr(ss.VPSDE(), 6, 1.0, 1e-3)
+    whole = ss.sample(model, start=start, solver="heun", grid=times).samples
+    half = ss.sample(model, start=start, solver="heun", grid=times[:4]).samples
+    assert torch.equal(ss.sample(model, start=half, solver="heun", grid=times[3:]).samples, whole)
+
+
+def test_a_callback_may_replace_the_state() -> None:
+    model = mixture_2d().model(ss.VPSDE())
+    clamped = ss.sample(model, (50, 2), nfe=8, seed=0, callback=lambda step: step.x.clamp(-1, 1))
+    assert clamped.samples.abs().max().item() <= 1
+    with pytest.raises(
+        ValueError, match=r"callback returned \(1,\) torch.float32; expected None, or a state of \(50, 2\)"
+    ):
+        ss.sample(model, (50, 2), nfe=8, seed=0, callback=lambda step: torch.zeros(1))
+
+
+def test_the_start_is_the_prior_at_the_first_time() -> None:
+    x = torch.zeros(1)
+    for sde, scale in ((ss.VESDE(), 50.0), (ss.VPSDE(), 1.0), (ss.EDM(), 80.0), (ss.RectifiedFlow(), 1.0)):
+        model = ss.ScoreModel(lambda x, t: torch.zeros_like(x), sde, predicts="noise")
+        path = ss.sample(model, (2000, 1), solver="ddim", steps=1, t_min=0.5 * sde.t_max, t_max=0.99 * sde.t_max,
+                         seed=0, trajectory=True).trajectory  # fmt: skip
+        assert path is not None
+        x = path[0]
+        # standard error of a standard deviation: 1 / sqrt(4000) = 1.6 %; 5 of them
+        assert x.std().item() / (scale if sde.prior_std(0.5) == 1 else sde.sigma(0.99 * sde.t_max)) == pytest.approx(
+            1, abs=0.08
+        )
+    assert x.shape == (2000, 1)
+
+
+def test_denoise_returns_the_expected_data_for_one_more_call() -> None:
+    model = mixture_2d().model(ss.VESDE())
+    plain = ss.sample(model, (4, 2), solver="ddim", steps=9, seed=0)
+    denoised = ss.sample(model, (4, 2), solver="ddim", nfe=10, seed=0, denoise=True)
+    assert denoised.nfe == 10
+    assert torch.allclose(denoised.samples, model.data(plain.samples, float(plain.times[-1])), atol=1e-6)
+    at_zero = ss.sample(mixture_2d().model(ss.EDM()), (4, 2), solver="ddim", steps=5, seed=0, denoise=True)
+    assert at_zero.nfe == 5  # there is nothing left to remove
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("solver", ["euler", "heun", "ddim", "dpmpp_2m", "rk45"])
+def test_encode_follows_the_flow_upwards_and_sample_brings_it_back(solver: str, name: str) -> None:
+    sde, law = PROCESSES[name], gaussian()
+    model = law.model(sde)
+    t_min, t_max = sde.time(2.0), sde.time(-2.0)
+    x0 = law.marginal(sde, t_min).sample(4, generator=torch.Generator().manual_seed(0))
+    exact = law.flow(sde, x0, t_min, t_max)
+    options = {"rtol": 1e-8, "atol": 1e-8} if solver == "rk45" else {"steps": 400, "grid": "log_snr"}
+    solution = ss.encode(model, x0, solver=solver, t_min=t_min, t_max=t_max, **options)  # type: ignore[arg-type]
+    scale = exact.abs().max().item()
+    bound = {"rk45": 1e-6, "heun": 2e-3, "dpmpp_2m": 2e-3}.get(solver, 0.06)
+    assert (solution.samples - exact).abs().max().item() < bound * scale
+    assert solution.times[0] == t_min
+    assert solution.times[-1] == t_max
+    back = ss.sample(model, start=solution.samples, solver=solver, t_min=t_min, t_max=t_max, **options)  # type: ignore[arg-type]
+    assert (back.samples - x0).abs().max().item() < 2 * bound * scale
+
+
+def test_encode_starts_above_noise_zero_and_reaches_alpha_zero() -> None:
+    law, sde = gaussian(), ss.RectifiedFlow()
+    x0 = law.sample(3, generator=torch.Generator().manual_seed(0))
+    solution = ss.encode(law.model(sde), x0, solver="dpmpp_2m", steps=300)
+    assert solution.times[0] == sde.t_eps
+    assert solution.times[-1] == 1.0
+    exact = law.flow(sde, x0, sde.t_eps, 1.0)
+    assert torch.allclose(solution.samples, exact, atol=0.02)
+
+
+def test_nothing_global_is_read_or_moved() -> None:
+    """The same samples whatever the global generators and grad mode are, and these stay as they were."""
+    model = mixture_2d().model(ss.VPSDE())
+    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
+    first = ss.sample(model, (3, 2), solver="ddpm", nfe=5, seed=0).samples
+    with torch.random.fork_rng():
+        torch.manual_seed(99)
+        assert torch.equal(ss.sample(model, (3, 2), solver="ddpm", nfe=5, seed=0).samples, first)
+    with torch.inference_mode():
+        assert torch.equal(ss.sample(model, (3, 2), solver="ddpm", nfe=5, seed=0).samples, first)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    assert not first.requires_grad
+
+    def failing(x: Tensor, t: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ss.sample(ss.ScoreModel(failing, ss.VPSDE()), (3, 2), nfe=5)
+    assert torch.is_grad_enabled()
+
+
+def test_dtypes_follow_the_start_the_request_or_torchs_default() -> None:
+    model = mixture_2d().model(ss.VPSDE())
+    assert ss.sample(model, (2, 2), nfe=2, seed=0).samples.dtype == torch.float32
+    assert ss.sample(model, (2, 2), nfe=2, seed=0, dtype=torch.float64).samples.dtype == torch.float64
+    start = torch.zeros(2, 2, dtype=torch.float64)
+    assert ss.sample(model, start=start, nfe=2, seed=0).samples.dtype == torch.float64
+    single = ss.sample(model, (64, 2), nfe=20, seed=0).samples
+    double = ss.sample(model, (64, 2), nfe=20, seed=0, dtype=torch.float64).samples
+    assert (single - double).abs().max().item() < 1e-4  # the same noise, to rounding
+
+
+def test_progress_shows_a_bar_of_calls(capsys: pytest.CaptureFixture[str]) -> None:
+    model = mixture_2d().model(ss.VPSDE())
+    ss.sample(model, (2, 2), nfe=7, seed=0)
+    assert capsys.readouterr().err == ""
+    ss.sample(model, (2, 2), nfe=7, seed=0, progress=True)
+    assert "7/7" in capsys.readouterr().err
+
+
+def test_the_solution_prints_in_a_line() -> None:
+    solution = ss.sample(mixture_2d().model(ss.VPSDE()), (2, 2), nfe=7, seed=0)
+    assert repr(solution) == "Solution(samples (2, 2) torch.float32, nfe=7, dpmpp_2m, t 1 -> 0.001)"
+
+
+GOOD = {"shape": (2, 2), "nfe": 6}
+X = torch.zeros(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"solver": "dpmp_2m"}, ValueError, "unknown solver 'dpmp_2m'; did you mean 'dpmpp_2m'"),
+        ({"solver": "zzz"}, ValueError, "unknown solver 'zzz'; known: "),
+        ({"nfe": None, "steps": 0}, ValueError, "steps must be a whole number of at least 1, got 0"),
+        ({"nfe": None, "steps": 2.5}, ValueError, "steps must be a whole number"),
+        ({"nfe": -3}, ValueError, "nfe must be a whole number of at least 1, got -3"),
+        ({"nfe": None}, ValueError, "steps= or nfe= for 'dpmpp_2m'"),
+        ({"steps": 3}, ValueError, "give steps= or nfe=, not both"),
+        ({"nfe": 1, "solver": "ddpm", "corrector": "langevin"}, ValueError, "needs 2 network calls"),
+        ({"nfe": 1, "denoise": True}, ValueError, "nfe must be at least 2 with denoise=True"),
+        ({"nfe": 3, "grid": [1.0, 0.7, 0.5, 0.3, 0.1]}, ValueError, "needs 4 network calls on this grid"),
+        ({"grid": "karas"}, ValueError, "did you mean 'karras'"),
+        ({"nfe": None, "grid": [0.1, 0.5, 1.0]}, ValueError, "grid increases at 0"),
+        ({"nfe": None, "grid": [1.0, 0.5, 0.5]}, ValueError, "grid repeats at 1"),
+        ({"nfe": None, "grid": [1.2, 0.5, 0.1]}, ValueError, "leaves"),
+        ({"nfe": None, "grid": [1.0, 0.5, -0.1]}, ValueError, "leaves"),
+        ({"t_min": 0.9, "t_max": 0.5}, ValueError, "t_min < t_max"),
+        ({"t_max": 1.5}, ValueError, "t_max <= 1"),
+        ({"shape": None}, ValueError, "give shape="),
+        ({"shape": (0, 2)}, ValueError, "at least 1, got"),
+        ({"shape": ()}, ValueError, "at least 1, got"),
+        ({"shape": (2, 2.0)}, ValueError, "whole numbers"),
+        ({"shape": 4}, TypeError, "shape must be a tuple"),
+        ({"dtype": torch.float16}, TypeError, "dtype is torch.float16; the state must be torch.float32"),
+        ({"dtype": torch.int64}, TypeError, "torch.int64"),
+        ({"shape": None, "start": X.half()}, TypeError, "start is torch.float16"),
+        ({"shape": None, "start": X.bfloat16()}, TypeError, "start is torch.bfloat16"),
+        ({"shape": None, "start": X.long()}, TypeError, "start is torch.int64"),
+        ({"shape": None, "start": X[:0]}, ValueError, "at least one sample"),
+        ({"shape": None, "start": torch.tensor(1.0)}, ValueError, "at least one sample"),
+        ({"shape": None, "start": X / 0}, ValueError, "start holds NaN or infinity in 2 of 2 samples"),
+        ({"shape": None, "start": [[0.0]]}, TypeError, "start must be a tensor"),
+        ({"shape": (3, 2), "start": X}, ValueError, r"start has shape \(2, 2\), but shape=\(3, 2\)"),
+        ({"seed": -1}, ValueError, "seed must be"),
+        ({"indices": [0]}, ValueError, "names 1 samples for a batch of 2"),
+        ({"eta": 1.0}, TypeError, "unknown option 'eta'"),
+        ({"solvr": "ddim"}, TypeError, "unknown option 'solvr'"),
+    ],
+)
+def test_bad_requests_are_refused_before_the_network_is_called(
+    changes: dict[str, object], error: type[Exception], message: str
+) -> None:
+    model = mixture_2d().model(ss.VPSDE())
+    with pytest.raises(error, match=message):
+        ss.sample(model, **{**GOOD, **changes})  # type: ignore[arg-type]
+    assert model.nfe == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"solver": "ddpm"}, "encode follows the probability flow, 'ddpm' adds noise"),
+        ({"solver": "ddim", "eta": 1.0}, "adds noise"),
+        ({"t_min": 0.0}, "use t_min=0.001"),
+        ({"x0": torch.zeros(2, 2).half()}, "float16"),
+        ({"steps": None}, "steps= or nfe="),
+    ],
+)
+def test_bad_encodings_are_refused(changes: dict[str, object], message: str) -> None:
+    model = mixture_2d().model(ss.VPSDE())
+    with pytest.raises((ValueError, TypeError), match=message):
+        ss.encode(model, **{"x0": X, "steps": 4, **changes})  # type: ignore[arg-type]
+    assert model.nfe == 0
