@@ -52,7 +52,30 @@ def karras(sde: SDE, steps: int, t_max: float, t_min: float, power: float = 7.0)
     return _in_clock(sde, steps, t_max, t_min, lambda lam: np.exp(-lam / power), lambda u: -power * np.log(u))
 
 
-GRIDS: dict[str, Grid] = {"uniform": uniform, "quadratic": quadratic, "log_snr": log_snr, "karras": karras}
+def balanced(sde: SDE, steps: int, t_max: float, t_min: float, power: float = 6.0) -> np.ndarray:
+    """Equal steps in ``log(1 + rho^2)^(1/6)``, on any process: the default of most solvers.
+
+    ``log(1 + rho^2)`` is minus the logarithm of the share of signal, ``alpha^2 / (alpha^2 + sigma^2)``. At low noise
+    the steps are equal in rho^(1/3), longer than those of "karras" and "log_snr"; at high noise they are equal in a
+    root of lam. Chosen by measurement on the benchmark's problems (``docs/choosing.md``).
+    """
+    return _in_clock(
+        sde,
+        steps,
+        t_max,
+        t_min,
+        lambda lam: np.logaddexp(0.0, -2 * lam) ** (1 / power),
+        lambda u: -0.5 * np.log(np.expm1(u**power)),
+    )
+
+
+GRIDS: dict[str, Grid] = {
+    "uniform": uniform,
+    "quadratic": quadratic,
+    "log_snr": log_snr,
+    "karras": karras,
+    "balanced": balanced,
+}
 
 
 def make_grid(grid: GridLike, sde: SDE, steps: int | None, t_max: float, t_min: float) -> np.ndarray:

@@ -64,7 +64,7 @@ class SolverInfo:
     evaluations: int
     reference: str
     build: Builder = field(repr=False)
-    grid: str = "log_snr"
+    grid: str = "balanced"
     adaptive: bool = False
     aliases: tuple[str, ...] = ()
     spare: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -91,7 +91,7 @@ def solver(
     order: int,
     evaluations: int = 1,
     reference: str = "",
-    grid: str = "log_snr",
+    grid: str = "balanced",
     adaptive: bool = False,
     aliases: tuple[str, ...] = (),
     spare: Mapping[str, Any] | None = None,

@@ -56,7 +56,8 @@ def sample(
         shape: (batch, ...) of the samples; drawn from the prior at t_max. Or give ``start``.
         solver: a name of ``ss.solvers()``, or a ``Table``.
         nfe: the budget of network calls, met exactly where the solver allows and never exceeded; or ``steps``.
-        grid: "uniform", "quadratic", "log_snr", "karras", a function with their signature, or an array of times
+        grid: a name of ``ss.grids.GRIDS`` ("uniform", "quadratic", "log_snr", "karras", "balanced"), a function with
+            their signature, or an array of times
             (decreasing; it then says where to start and end). Default: the solver's own.
         seed: whole number. Sample i of a seed is the same whatever the batch; from the operating system if not given.
         indices: which samples of the seed, one for each of the batch (default 0, 1, ...).

@@ -39,6 +39,7 @@ def test_spacings_are_the_ones_claimed() -> None:
         "quadratic": np.sqrt,
         "log_snr": sde.lam,
         "karras": lambda t: sde.rho(t) ** (1 / 7),
+        "balanced": lambda t: np.log1p(sde.rho(t) ** 2) ** (1 / 6),
     }
     for name, clock in spaced.items():
         steps = np.diff(clock(make_grid(name, sde, 17, 1.0, 1e-3)))

@@ -114,6 +114,7 @@ def dpmpp_2m(sde: SDE, times: np.ndarray, *, weights: Weights = "published", low
 @solver(
     "dpmpp_2m_sde",
     kind="sde",
+    grid="log_snr",
     order=2,
     reference="Lu et al. 2022, arXiv:2211.01095, app. D (SDE-DPM-Solver++(2M))",
 )

@@ -59,7 +59,6 @@ class LangevinChain:
     kind="sde",
     order=0,
     reference="Song and Ermon 2019, arXiv:1907.05600, alg. 1",
-    grid="log_snr",
 )
 def annealed_langevin(sde: SDE, times: np.ndarray, *, snr: float = 0.16, corrections: int = 1) -> LangevinChain:
     """Annealed Langevin dynamics (SMLD, NCSN): corrector steps only, level after level.

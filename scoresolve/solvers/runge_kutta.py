@@ -22,7 +22,7 @@ from ..sde import SDE
 from ..table import Row, Table
 
 
-@solver("euler", order=1, reference="Euler 1768; in rho, Karras et al. 2022, arXiv:2206.00364, alg. 1", grid="karras")
+@solver("euler", order=1, reference="Euler 1768; in rho, Karras et al. 2022, arXiv:2206.00364, alg. 1")
 def euler(sde: SDE, times: np.ndarray) -> Table:
     """Euler's method on the probability flow, in t."""
     rows = [_euler_row(t, s) for t, s in pairwise(times.tolist())]
@@ -34,7 +34,6 @@ def euler(sde: SDE, times: np.ndarray) -> Table:
     order=2,
     evaluations=2,
     reference="Heun 1900; Karras et al. 2022, arXiv:2206.00364, alg. 1",
-    grid="karras",
     spare={"last": "euler"},
 )
 def heun(sde: SDE, times: np.ndarray, *, last: Literal["heun", "euler"] = "heun") -> Table:
