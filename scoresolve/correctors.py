@@ -87,7 +87,13 @@ class Langevin(Corrector):
 
 @dataclass(frozen=True)
 class AnnealedLangevin(Corrector):
-    """Langevin steps of size ``2 a (snr sigma)^2``."""
+    """Langevin steps of size ``2 a (snr sigma)^2``.
+
+    >>> import torch, scoresolve as ss
+    >>> model = ss.exact.Gaussian(torch.zeros(2), 1.0).model(ss.VESDE())
+    >>> ss.sample(model, (4, 2), solver="ddpm", steps=10, corrector=ss.AnnealedLangevin(snr=0.1, steps=2), seed=0).nfe
+    30
+    """
 
     def _step_size(self, score: Tensor, sigma: float) -> float:
         return 2 * (self.snr * sigma) ** 2

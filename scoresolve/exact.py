@@ -17,20 +17,22 @@ Everything is computed in float64, whatever the dtype of the states.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import torch
 from torch import Tensor
 
 from .errors import require
 from .model import ScoreModel
-from .noise import SOLVER
+from .propagation import affine_map, push
 from .sde import SDE, over_batch
-from .table import Table
 
 Scale: TypeAlias = float | Tensor
+
+__all__ = ["Empirical", "Gaussian", "GaussianMixture", "Law", "affine_map", "push"]
 
 
 class Law(ABC):
@@ -145,11 +147,10 @@ class GaussianMixture(Law):
         z = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
         return self.means[which] + torch.einsum("bij,bj->bi", self.bases[which], self.variances[which].sqrt() * z)
 
-    def marginal(self, sde: SDE, t: float) -> GaussianMixture:
+    def marginal(self, sde: SDE, t: float) -> Self:
         """The law of x_t: means alpha mu_k, covariances alpha^2 S_k + sigma^2 I."""
         alpha, sigma = sde.alpha(t), sde.sigma(t)
-        law = object.__new__(type(self))
-        law.shape, law.weights, law.bases = self.shape, self.weights, self.bases
+        law = copy.copy(self)
         law.means, law.variances = alpha * self.means, alpha**2 * self.variances + sigma**2
         return law
 
@@ -227,60 +228,6 @@ class Empirical(Law):
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         points = (alpha * self.points).reshape(-1, *self.shape)
         return Empirical(points, math.hypot(alpha * self.bandwidth, sigma))
-
-
-class _UnitNoise:
-    """Noise whose draw k is one in row ``first + k`` of the batch and zero elsewhere."""
-
-    def __init__(self, first: int, draws: dict[int, int]) -> None:
-        self._first, self._draws = first, draws
-
-    def draw(self, stream: int, index: int, like: Tensor) -> Tensor:
-        z = torch.zeros_like(like)
-        if stream == SOLVER:
-            z[self._first + self._draws[index]] = 1.0
-        return z
-
-
-def push(table: Table, law: Gaussian, sde: SDE, start: GaussianMixture | None = None) -> Gaussian:
-    """The exact law of a table's output for Gaussian data: no sampling.
-
-    The exact network of a Gaussian is affine, so the table maps x = start to ``A x + c + sum_k B_k z_k``, with A and
-    the B_k diagonal in the eigenbasis of the data. They are read off by running the table itself on unit vectors.
-
-    Args: ``start`` is the law of the state at the table's first time, with the data's eigenbasis; default the exact
-    marginal there. Returns: N(A m + c, A P A^T + sum_k B_k B_k^T).
-
-    >>> import numpy as np, torch, scoresolve as ss
-    >>> law, sde = ss.exact.Gaussian(torch.zeros(1), 0.25), ss.VPSDE()
-    >>> table = ss.build_table("dpmpp_2m", sde, ss.grids.log_snr(sde, 50, 1.0, 1e-3))
-    >>> abs(float(ss.exact.push(table, law, sde).covariance) / float(law.marginal(sde, 1e-3).covariance) - 1) < 5e-3
-    True
-    """
-    start = law.marginal(sde, table.start) if start is None else start
-    gain, offset, noise = affine_map(table, law, sde)
-    basis = law.bases[0]
-    out = Gaussian(torch.zeros(law.shape), torch.ones(law.means.shape[1], dtype=torch.float64))
-    out.means = (basis @ (gain * (basis.T @ start.means[0]) + offset))[None]
-    out.bases, out.variances = law.bases, (gain**2 * start.variances[0] + noise.square().sum(0))[None]
-    return out
-
-
-def affine_map(table: Table, law: Gaussian, sde: SDE) -> tuple[Tensor, Tensor, Tensor]:
-    """(A, c, B) of :func:`push` in the eigenbasis of the data: shapes (d,), (d,) and (draws, d)."""
-    d, v, mean = law.means.shape[1], law.variances[0], law.bases[0].T @ law.means[0]
-
-    def denoiser(x: Tensor, t: Tensor) -> Tensor:  # one time for the whole batch, one variance a coordinate
-        alpha, sigma = sde.alpha(t[:1]), sde.sigma(t[:1])
-        return mean + alpha * v / (alpha**2 * v + sigma**2) * (x - alpha * mean)
-
-    noisy = [number for number, row in enumerate(table.rows) if row.noise > 0]
-    batch = torch.zeros(2 + len(noisy), d, dtype=torch.float64)
-    batch[1] = 1.0
-    noise = _UnitNoise(2, {number: k for k, number in enumerate(noisy)})
-    with torch.no_grad():
-        end, _ = table.run(ScoreModel(denoiser, sde, predicts="data"), batch, noise)
-    return end[1] - end[0], end[0], end[2:] - end[0]
 
 
 def _spectrum(covariance: Tensor, k: int, d: int) -> tuple[Tensor, Tensor]:

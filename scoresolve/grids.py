@@ -43,12 +43,22 @@ def quadratic(sde: SDE, steps: int, t_max: float, t_min: float) -> np.ndarray:
 
 
 def log_snr(sde: SDE, steps: int, t_max: float, t_min: float) -> np.ndarray:
-    """Equal steps in lam = log(alpha / sigma). Source: Lu et al. 2022, arXiv:2206.00927, sec. 3.4."""
+    """Equal steps in lam = log(alpha / sigma). Source: Lu et al. 2022, arXiv:2206.00927, sec. 3.4.
+
+    >>> import scoresolve as ss
+    >>> ss.grids.log_snr(ss.EDM(), 2, 64.0, 1.0).round(9).tolist()
+    [64.0, 8.0, 1.0]
+    """
     return _in_clock(sde, steps, t_max, t_min, lambda lam: lam, lambda u: u)
 
 
 def karras(sde: SDE, steps: int, t_max: float, t_min: float, power: float = 7.0) -> np.ndarray:
-    """Equal steps in rho^(1/7), on any process. Source: Karras et al. 2022, arXiv:2206.00364, eq. 5."""
+    """Equal steps in rho^(1/7), on any process. Source: Karras et al. 2022, arXiv:2206.00364, eq. 5.
+
+    >>> import scoresolve as ss
+    >>> ss.grids.karras(ss.EDM(), 3, 80.0, 0.0).round(3).tolist()  # the last step jumps from sigma_min to 0
+    [80.0, 2.515, 0.002, 0.0]
+    """
     return _in_clock(sde, steps, t_max, t_min, lambda lam: np.exp(-lam / power), lambda u: -power * np.log(u))
 
 
@@ -58,6 +68,10 @@ def balanced(sde: SDE, steps: int, t_max: float, t_min: float, power: float = 6.
     ``log(1 + rho^2)`` is minus the logarithm of the share of signal, ``alpha^2 / (alpha^2 + sigma^2)``. At low noise
     the steps are equal in rho^(1/3), longer than those of "karras" and "log_snr"; at high noise they are equal in a
     root of lam. Chosen by measurement on the benchmark's problems (``docs/choosing.md``).
+
+    >>> import scoresolve as ss
+    >>> ss.grids.balanced(ss.EDM(), 3, 80.0, 0.0).round(3).tolist()
+    [80.0, 0.505, 0.002, 0.0]
     """
     return _in_clock(
         sde,

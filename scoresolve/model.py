@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import require, unknown
+from .guidance import join_conditioning
 from .predictions import Prediction, Values, conversion
 from .sde import SDE, over_batch
 from .watch import Watch, version_of
@@ -81,7 +82,14 @@ class ScoreModel:
         return view
 
     def condition(self, **conditioning: Any) -> ScoreModel:
-        """The same network with these keyword arguments passed to every call."""
+        """The same network with these keyword arguments passed to every call.
+
+        >>> import torch, scoresolve as ss
+        >>> net = lambda x, t, label: label[:, None] - x
+        >>> model = ss.ScoreModel(net, ss.VPSDE()).condition(label=torch.tensor([0.0, 3.0]))
+        >>> model.score(torch.zeros(2, 1), 0.5).tolist()
+        [[0.0], [3.0]]
+        """
         view = self._view()
         view.conditioning = {**self.conditioning, **conditioning}
         return view
@@ -93,6 +101,12 @@ class ScoreModel:
         of the same names in the second half: tensors with a row a sample, or a single row for all.
         NFE: 1 an evaluation (the network sees twice the batch: ``solution.stats["network_rows"]``).
         Source: Ho and Salimans 2022, arXiv:2207.12598, eq. 6 with w = scale - 1.
+
+        >>> import torch, scoresolve as ss
+        >>> net = lambda x, t, label: label[:, None] - x
+        >>> model = ss.ScoreModel(net, ss.VPSDE()).condition(label=torch.tensor([1.0, 3.0]))
+        >>> model.guide(2.0, label=torch.tensor([0.0])).score(torch.zeros(2, 1), 0.5).tolist()
+        [[2.0], [6.0]]
         """
         missing = sorted(set(unconditional) - set(self.conditioning))
         require(not missing, f"unconditional values for {sorted(self.conditioning)}, got {missing} as well")
@@ -105,6 +119,13 @@ class ScoreModel:
 
         At equal lam two processes differ by a scale, ``x' = (alpha'/alpha) x``, and data and noise are the same;
         the network is asked at its own x and its own time. Times are restricted to those at which it knows lam.
+
+        >>> import torch, scoresolve as ss
+        >>> law = ss.exact.Gaussian([0.5], 0.04)
+        >>> x = torch.ones(1, 1, dtype=torch.float64)
+        >>> seen, exact = law.model(ss.VPSDE()).on(ss.EDM()), law.model(ss.EDM())
+        >>> bool((seen.score(x, 2.0) - exact.score(x, 2.0)).abs() < 1e-12)
+        True
         """
         view = self._view()
         view.sde, native = sde, self._native
@@ -229,7 +250,7 @@ class ScoreModel:
         conditioning = self.conditioning
         if self._guidance is not None:
             inputs, labels = torch.cat([inputs, inputs]), torch.cat([labels, labels])
-            conditioning = _join(self.conditioning, self._guidance[1], x.shape[0])
+            conditioning = join_conditioning(self.conditioning, self._guidance[1], x.shape[0])
         self._watch.count(inputs.shape[0], t)
         version = version_of(inputs)
         output = self.net(inputs, labels, **conditioning)
@@ -263,20 +284,3 @@ def as_score_model(model: ScoreModel | ScoreFunction, sde: SDE) -> ScoreModel:
     if not isinstance(model, ScoreModel):
         return ScoreModel(model, sde, predicts="score")
     return model if model.sde is sde else model.on(sde)
-
-
-def _join(conditional: dict[str, Any], unconditional: dict[str, Any], batch: int) -> dict[str, Any]:
-    """The conditioning of a doubled batch: tensors with a row a sample are stacked, anything else must agree."""
-    joined: dict[str, Any] = {}
-    for name, value in conditional.items():
-        other = unconditional[name]
-        if isinstance(value, Tensor) and isinstance(other, Tensor) and value.ndim and value.shape[0] == batch:
-            joined[name] = torch.cat([value, other.to(value).expand(value.shape)])
-        elif value is other or (not isinstance(value, Tensor) and value == other):
-            joined[name] = value
-        else:
-            raise ValueError(
-                f"guidance cannot stack the conditioning {name!r}: give tensors with one row a sample "
-                f"({batch} rows), and an unconditional value of the same shape or of one row"
-            )
-    return joined

@@ -50,6 +50,7 @@ class SampleStreams:
         if any(not 0 <= int(index) < 2**63 for index in indices):
             raise ValueError("indices must be whole numbers from 0 to 2^63 - 1")
         self.seed, self.indices = seed, [int(index) for index in indices]
+        self._keys: dict[torch.device, Tensor] = {}
 
     def draw(self, stream: int, index: int, like: Tensor) -> Tensor:
         """Standard normal noise shaped as ``like`` (batch, ...); one row for each index."""
@@ -57,12 +58,17 @@ class SampleStreams:
             raise ValueError(f"noise for {len(self.indices)} samples was asked for a batch of {like.shape[0]}")
         count = like[0].numel()
         pairs = (count + 1) // 2
-        samples = torch.tensor(self.indices, dtype=torch.int64, device=like.device)
-        key = _mix(samples, salt=_mix_integer(self.seed))
-        key = _mix(key, salt=_mix_integer(stream * 2**40 + index))
+        key = _mix(self._sample_keys(like.device), salt=_mix_integer(stream * 2**40 + index))
         words = _hash(torch.arange(pairs, device=like.device), key[:, None], _mix(key, salt=_GAMMA)[:, None])
         normal = _box_muller(words, like.dtype)
         return normal.reshape(len(self.indices), 2 * pairs)[:, :count].reshape(like.shape)
+
+    def _sample_keys(self, device: torch.device) -> Tensor:
+        """A key for each sample of the seed; copied to a device once."""
+        if device not in self._keys:
+            samples = torch.tensor(self.indices, dtype=torch.int64, device=device)
+            self._keys[device] = _mix(samples, salt=_mix_integer(self.seed))
+        return self._keys[device]
 
 
 def fresh_seed(generator: torch.Generator | None = None) -> int:

@@ -81,6 +81,17 @@ class Table:
             "" if it makes neither claim; the claim is checked by :meth:`verify`.
 
     Raises: ValueError for weights that are not finite, refer to outputs not yet made, or times out of place.
+
+    >>> import scoresolve as ss
+    >>> rows = (ss.Row(t=1.0, s=0.5, commit=(1.0, -0.5)), ss.Row(t=0.5, s=0.0, commit=(1.0, -0.75, 0.25)))
+    >>> table = ss.Table(rows, predicts="velocity", start=1.0, solver="two_step")
+    >>> print(table)
+    two_step on a path: 2 calls, deterministic, m = velocity
+    call          t       -> s  weights
+       0          1        0.5  x <- +1 x -0.5 m0
+       1        0.5          0  x <- +1 x -0.75 m0 +0.25 m1
+    >>> ss.Table.from_json(table.to_json()) == table
+    True
     """
 
     rows: tuple[Row, ...]
