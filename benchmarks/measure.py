@@ -1,0 +1,210 @@
+"""One cell of the benchmark: a solver, a grid and a budget on a problem, measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import scoresolve as ss
+
+from . import metrics
+from .problems import Problem
+
+TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
+QUICK_TOLERANCES = (1e-2, 1e-4)
+SHOWN = 8
+"""How many samples of a run are kept to be looked at."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is run: a budget of calls for a solver of fixed steps, a tolerance for an adaptive one."""
+
+    problem: str
+    solver: str
+    kind: str
+    grid: str
+    budget: int | None = None
+    tolerance: float | None = None
+
+    @property
+    def label(self) -> str:
+        """For the progress bar."""
+        size = f"{self.budget} calls" if self.tolerance is None else f"tolerance {self.tolerance:g}"
+        return f"{self.problem}: {self.solver}, {self.grid}, {size}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell with its numbers; what was not measured is None.
+
+    Attributes:
+        status: "ok", "failed" (``message`` says why) or "left out" (the budget is below the solver's cost).
+        nfe: network calls, counted.
+        rmse, median: of the end points, against the exact ones (deterministic solvers).
+        w2, std_error: Bures-Wasserstein distance to the exact law, and the largest relative error of its standard
+            deviations (Gaussian problem; from the exact law of the output unless ``sampled``).
+        sliced_w2, energy: between sample sets (stochastic solvers).
+        seconds: wall time of the run.
+    """
+
+    cell: Cell
+    status: Literal["ok", "failed", "left out"] = "ok"
+    nfe: int | None = None
+    rmse: float | None = None
+    median: float | None = None
+    w2: float | None = None
+    std_error: float | None = None
+    sliced_w2: float | None = None
+    energy: float | None = None
+    sampled: bool = True
+    seconds: float | None = None
+    message: str = ""
+    shown: Tensor | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def error(self) -> float | None:
+        """The number that is plotted and ranked: RMSE of paths, or a Wasserstein-2 distance of laws."""
+        if self.cell.kind == "ode":
+            return self.rmse
+        return self.w2 if self.w2 is not None else self.sliced_w2
+
+    def record(self) -> dict[str, Any]:
+        """A flat dictionary for CSV and JSON."""
+        cell = self.cell
+        numbers = ("rmse", "median", "w2", "std_error", "sliced_w2", "energy", "seconds")
+        return {
+            "problem": cell.problem,
+            "solver": cell.solver,
+            "kind": cell.kind,
+            "grid": cell.grid,
+            "budget": cell.budget,
+            "tolerance": cell.tolerance,
+            "status": self.status,
+            "nfe": self.nfe,
+            **{name: getattr(self, name) for name in numbers},
+            "sampled": self.sampled,
+            "message": self.message,
+        }
+
+
+def cells(
+    problem: Problem,
+    solvers: Sequence[ss.SolverInfo],
+    grids: Sequence[str],
+    budgets: Sequence[int],
+    tolerances: Sequence[float] = TOLERANCES,
+) -> Iterator[Cell]:
+    """Every combination; an adaptive solver runs over tolerances, and once, since it places its own times."""
+    for info in solvers:
+        if info.adaptive:
+            for tolerance in tolerances if "rtol" in info.options else (None,):
+                yield Cell(problem.name, info.name, info.kind, "adaptive", tolerance=tolerance)
+            continue
+        for grid in grids:
+            for budget in budgets:
+                yield Cell(problem.name, info.name, info.kind, info.grid if grid == "default" else grid, budget)
+
+
+def measure(problem: Problem, cell: Cell, seed: int) -> Row:
+    """Run a cell. Whatever a solver raises becomes a row; nothing is raised."""
+    info = ss.get_solver(cell.solver)
+    try:
+        if problem.gaussian is not None and not info.adaptive and (row := _exact(problem, cell, seed)) is not None:
+            return row
+        return _sampled(problem, cell, seed)
+    except Exception as error:
+        if cell.budget is not None and cell.budget < _cost(problem, info):
+            return Row(cell, "left out", message=str(error))
+        return Row(cell, "failed", message=f"{type(error).__name__}: {error}")
+
+
+def _cost(problem: Problem, info: ss.SolverInfo) -> int:
+    """Network calls of the shortest run, as far as they can be known."""
+    try:
+        ends = np.array([problem.model.t_max, problem.model.t_min])
+        return ss.registry.build(info.name, problem.model.sde, ends).nfe or 0
+    except Exception:
+        return 0
+
+
+def _run(problem: Problem, cell: Cell, start: Tensor, seed: int) -> tuple[ss.Solution, float]:
+    options: dict[str, Any]
+    if cell.budget is not None:
+        options = {"nfe": cell.budget, "grid": cell.grid}
+    else:
+        known = ss.get_solver(cell.solver).options
+        options = {name: cell.tolerance for name in ("rtol", "atol") if cell.tolerance is not None and name in known}
+    _wait(start.device)
+    begin = time.perf_counter()
+    solution = ss.sample(problem.model, start=start, solver=cell.solver, seed=seed, **options)
+    _wait(start.device)
+    return solution, time.perf_counter() - begin
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _exact(problem: Problem, cell: Cell, seed: int) -> Row | None:
+    """Errors of a table on the Gaussian problem, in closed form; None if the solver is not a table."""
+    law, sde, t_max = problem.gaussian, problem.model.sde, problem.model.t_max
+    assert law is not None
+    first = law.marginal(sde, t_max)
+    centre, d = first.mean, len(first.mean)
+    probes = torch.cat([centre[None], centre + torch.eye(d, dtype=torch.float64)])
+    solution, seconds = _run(problem, cell, probes.to(problem.starts.device), seed)
+    if solution.table is None:
+        return None
+    last = float(solution.times[-1])
+    truth = law.marginal(sde, last)
+    output = ss.exact.push(solution.table, law, sde)
+    rmse = None
+    if cell.kind == "ode":  # output and flow are affine: their difference is known from its values at the probes
+        difference = solution.samples.cpu() - law.flow(sde, probes, t_max, last)
+        matrix = (difference[1:] - difference[0]).T
+        rmse = metrics.affine_rmse(difference[0], matrix, first.covariance)
+    return Row(
+        cell,
+        nfe=solution.nfe,
+        rmse=rmse,
+        w2=metrics.gaussian_wasserstein(output.mean, output.covariance, truth.mean, truth.covariance),
+        std_error=metrics.std_error(output.covariance, truth.covariance),
+        sampled=False,
+        seconds=seconds,
+    )
+
+
+def _sampled(problem: Problem, cell: Cell, seed: int) -> Row:
+    """Errors over the problem's starts."""
+    ends = problem.reference.ends
+    starts = problem.starts[: len(ends)] if cell.kind == "ode" else problem.starts
+    solution, seconds = _run(problem, cell, starts, seed)
+    x = solution.samples
+    shown = x[:SHOWN].float().cpu() if problem.images else None
+    if cell.kind == "ode":
+        rmse, median = metrics.rmse(x, ends), metrics.median_error(x, ends)
+        return Row(cell, nfe=solution.nfe, rmse=rmse, median=median, seconds=seconds, shown=shown)
+    w2 = std_error = None
+    if problem.gaussian is not None:
+        truth = problem.gaussian.marginal(problem.model.sde, float(solution.times[-1]))
+        mean, covariance = (part.cpu() for part in metrics.moments(x))
+        w2 = metrics.gaussian_wasserstein(mean, covariance, truth.mean, truth.covariance)
+        std_error = metrics.std_error(covariance, truth.covariance)
+    return Row(
+        cell,
+        nfe=solution.nfe,
+        w2=w2,
+        std_error=std_error,
+        sliced_w2=metrics.sliced_wasserstein(x, problem.exact[0]),
+        energy=metrics.energy_distance(x, problem.exact[0]),
+        seconds=seconds,
+        shown=shown,
+    )

@@ -1,0 +1,105 @@
+"""The picture: error against counted network calls, a column for each problem, a row for each kind of solver."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator, ScalarFormatter
+
+from .measure import Row
+from .report import KINDS, Report, Summary, finite
+
+# Okabe and Ito's colours (without yellow, too light for a line), then the same again with other markers.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p")
+LINES = {"ode": "-", "sde": "--"}
+
+
+def draw(report: Report, path: Path) -> None:
+    """Write the PNG."""
+    kinds = [kind for kind in KINDS if any(report.of(s.name, kind) for s in report.summaries)]
+    columns = max(1, len(report.summaries))
+    size = (4.1 * columns + 2.3, 3.6 * len(kinds) + 0.5)
+    figure, axes = plt.subplots(len(kinds), columns, figsize=size, squeeze=False, layout="constrained")
+    styles = _styles(report)
+    for line, kind in enumerate(kinds):
+        handles: dict[str, Any] = {}
+        for column, summary in enumerate(report.summaries):
+            panel = axes[line][column]
+            handles |= _panel(panel, report, summary, kind, styles)
+            if line == 0:
+                panel.set_title(summary.title, fontsize=10, fontweight="bold")
+        axes[line][-1].legend(
+            handles.values(), handles.keys(), loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=8, frameon=False,
+            title=f"{KINDS[kind]}", title_fontsize=9, handlelength=3.2, alignment="left", borderaxespad=0.0,
+        )  # fmt: skip
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _styles(report: Report) -> dict[str, dict[str, Any]]:
+    """Colour and marker for each label, each kind counted for itself."""
+    styles: dict[str, dict[str, Any]] = {}
+    for kind in KINDS:
+        labels = dict.fromkeys(report.label(row) for row in report.rows if row.cell.kind == kind)
+        for i, label in enumerate(labels):
+            styles[label] = {
+                "color": COLOURS[i % len(COLOURS)],
+                "marker": MARKERS[i % len(MARKERS)],
+                "linestyle": LINES[kind],
+                "markersize": 4.5,
+                "linewidth": 1.3,
+            }
+    return styles
+
+
+def _panel(
+    panel: Axes, report: Report, summary: Summary, kind: str, styles: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """One problem and kind; returns the lines for the legend."""
+    lines: dict[str, list[Row]] = {}
+    for row in report.of(summary.name, kind):
+        if finite(row) and row.nfe and row.error:
+            lines.setdefault(report.label(row), []).append(row)
+    handles: dict[str, Any] = {}
+    for label, rows in lines.items():
+        points = sorted((row.nfe or 0, row.error or 0.0) for row in rows)
+        handles[label] = panel.plot(*zip(*points, strict=True), label=label, **styles[label])[0]
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    floor = summary.kind_floor(kind)
+    if floor is not None and kind == "sde":
+        handles["noise floor"] = panel.axhline(floor, color="0.45", linestyle=":", linewidth=1.2)
+    _ticks(panel, [row.nfe or 1 for rows in lines.values() for row in rows])
+    panel.set_xlabel("network calls (NFE)", fontsize=9)
+    panel.set_ylabel(summary.metric(kind).replace(", in closed form", "\n(closed form)"), fontsize=8)
+    panel.grid(True, which="major", color="0.9", linewidth=0.8)
+    panel.set_axisbelow(True)
+    if not lines:
+        panel.text(0.5, 0.5, "nothing measured", ha="center", transform=panel.transAxes, color="0.5")
+    return handles
+
+
+def _ticks(panel: Axes, calls: list[int]) -> None:
+    """Plain numbers on the horizontal axis, and no errors shown that are beyond any use."""
+    if not calls:
+        return
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if min(calls) <= tick <= max(calls)]
+    panel.xaxis.set_major_locator(FixedLocator(ticks))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_formatter(ScalarFormatter())
+    panel.tick_params(which="both", labelsize=8)
+    low, high = panel.get_ylim()
+    if high > 1e2 and math.isfinite(high):
+        panel.set_ylim(low, 1e2)
+    if high / low < 100:  # less than two decades: their names alone would leave the axis bare
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 6 else (1, 1.5, 2, 3, 5, 7)))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.yaxis.set_minor_locator(NullLocator())
