@@ -134,7 +134,9 @@ def train(config: Training, device: torch.device, progress: bool = True) -> tupl
     losses: list[float] = []
     running = torch.zeros((), device=device)
     every = max(1, config.steps // 10)
-    steps = tqdm(range(1, config.steps + 1), desc="training the digits network", disable=not progress, leave=False)
+    steps = tqdm(
+        range(1, config.steps + 1), desc="training the digits network", disable=None if progress else True, leave=False
+    )
     for step in steps:
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * min(1.0, step / 200) * _cosine(step / config.steps)

@@ -163,7 +163,10 @@ def _budgets(options: argparse.Namespace, problem: Problem) -> tuple[list[int], 
 
 def _measure(problem: Problem, todo: list[Cell], seed: int, workers: int) -> list[Row]:
     rows = []
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(todo), desc=problem.name, unit="cell", leave=False) as bar:
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=len(todo), desc=problem.name, unit="cell", leave=False, disable=None) as bar,
+    ):
         for row in pool.map(lambda cell: measure(problem, cell, seed), todo):
             bar.set_postfix_str(row.cell.label.partition(": ")[2], refresh=False)
             bar.update()
