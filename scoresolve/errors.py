@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
 
 
@@ -26,6 +27,19 @@ def require(condition: bool, expected: str) -> None:
     """Raise ``ValueError("expected ...")`` unless the condition holds; the text says what was got as well."""
     if not condition:
         raise ValueError(f"expected {expected}")
+
+
+def whole_number(name: str, value: object, least: int = 1) -> int:
+    """The value as an int, numpy's integers included; ValueError unless it is a whole number of at least ``least``."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return number
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:

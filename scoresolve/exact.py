@@ -59,10 +59,14 @@ class Law(ABC):
     def model(self, sde: SDE) -> ScoreModel:
         """The exact network: a ``ScoreModel`` that predicts the data, on any process, dtype and device."""
 
+        there: dict[torch.device, Law] = {}  # the law's tensors are copied to a device once
+
         def denoiser(x: Tensor, t: Tensor) -> Tensor:
-            t = t.double()
+            if x.device not in there:
+                there[x.device] = self.to(x.device)
+            law, t = there[x.device], t.double()
             alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
-            return self._denoise(x.flatten(1).double(), alpha, sigma).reshape(x.shape).to(x.dtype)
+            return law._denoise(x.flatten(1).double(), alpha, sigma).reshape(x.shape).to(x.dtype)
 
         return ScoreModel(denoiser, sde, predicts="data")
 
@@ -70,7 +74,7 @@ class Law(ABC):
         """E[x_0 | alpha x_0 + sigma eps = x]; x (batch, ...), alpha and sigma numbers or of shape (batch,)."""
         flat = x.flatten(1).double()
         a, s = (over_batch(scale, flat).expand(len(flat), 1) for scale in (alpha, sigma))
-        return self._denoise(flat, a, s).reshape(x.shape).to(x.dtype)
+        return self.to(x.device)._denoise(flat, a, s).reshape(x.shape).to(x.dtype)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """n samples, float64, shape (n, *shape); from ``generator``, else from torch's global one."""
@@ -80,7 +84,15 @@ class Law(ABC):
         """Log-density in nats, shape (batch, ...) -> (batch,)."""
         flat = x.flatten(1).double()
         one = flat.new_ones(len(flat), 1)
-        return self._log_prob(flat, one, 0 * one).to(x.dtype)
+        return self.to(x.device)._log_prob(flat, one, 0 * one).to(x.dtype)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The law with its tensors on a device."""
+        law = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(law, name, value.to(device))
+        return law
 
 
 class GaussianMixture(Law):
@@ -126,16 +138,15 @@ class GaussianMixture(Law):
 
     def _spread(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Eigen-coordinates (batch, k, d), their variances, and log posterior weights (batch, k), unnormalised."""
-        bases, means = self.bases.to(x.device), self.means.to(x.device)
-        y = torch.einsum("bki,kij->bkj", x[:, None] - alpha[:, None] * means, bases)
-        total = alpha[:, None] ** 2 * self.variances.to(x.device) + sigma[:, None] ** 2
-        log_weight = self.weights.to(x.device).log() - 0.5 * (y**2 / total + total.log()).sum(-1)
+        y = torch.einsum("bki,kij->bkj", x[:, None] - alpha[:, None] * self.means, self.bases)
+        total = alpha[:, None] ** 2 * self.variances + sigma[:, None] ** 2
+        log_weight = self.weights.log() - 0.5 * (y**2 / total + total.log()).sum(-1)
         return y, total, log_weight
 
     def _denoise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         y, total, log_weight = self._spread(x, alpha, sigma)
-        gain = alpha[:, None] * self.variances.to(x.device) / total
-        each = self.means.to(x.device) + torch.einsum("bkj,kij->bki", gain * y, self.bases.to(x.device))
+        gain = alpha[:, None] * self.variances / total
+        each = self.means + torch.einsum("bkj,kij->bki", gain * y, self.bases)
         return torch.einsum("bk,bki->bi", log_weight.softmax(dim=1), each)
 
     def _log_prob(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -173,7 +184,8 @@ class Gaussian(GaussianMixture):
 
     def flow(self, sde: SDE, x: Tensor, t: float, s: float) -> Tensor:
         """The end at time s of the probability flow that is at x (batch, ...) at time t, in closed form."""
-        basis, v, mean = self.bases[0].to(x.device), self.variances[0].to(x.device), self.means[0].to(x.device)
+        law = self.to(x.device)
+        basis, v, mean = law.bases[0], law.variances[0], law.means[0]
         stretch = ((sde.alpha(s) ** 2 * v + sde.sigma(s) ** 2) / (sde.alpha(t) ** 2 * v + sde.sigma(t) ** 2)).sqrt()
         y = (x.flatten(1).double() - sde.alpha(t) * mean) @ basis
         return (sde.alpha(s) * mean + (stretch * y) @ basis.T).reshape(x.shape).to(x.dtype)
@@ -202,11 +214,11 @@ class Empirical(Law):
 
     def _log_weights(self, x: Tensor, alpha: Tensor, variance: Tensor) -> Tensor:
         """-|x - alpha x_i|^2 / (2 variance), (batch, n)."""
-        return -0.5 * torch.cdist(x, alpha[:1] * self.points.to(x.device)) ** 2 / variance
+        return -0.5 * torch.cdist(x, alpha[:1] * self.points) ** 2 / variance
 
     def _denoise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         variance = (alpha * self.bandwidth) ** 2 + sigma**2
-        points = self.points.to(x.device)
+        points = self.points
         # |x - alpha x_i|^2 without |x|^2, which all points share
         logits = (alpha * (x @ points.T) - 0.5 * alpha**2 * points.square().sum(1)) / variance
         nearest = logits.softmax(dim=1) @ points

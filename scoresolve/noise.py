@@ -17,6 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .errors import whole_number
+
 START, SOLVER, CORRECTOR = 0, 1, 2
 """Streams: the starting state, the solver's noise, the corrector's noise."""
 
@@ -45,11 +47,8 @@ class SampleStreams:
     """
 
     def __init__(self, seed: int, indices: Sequence[int]) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, got {seed!r}")
-        if any(not 0 <= int(index) < 2**63 for index in indices):
-            raise ValueError("indices must be whole numbers from 0 to 2^63 - 1")
-        self.seed, self.indices = seed, [int(index) for index in indices]
+        self.seed = _word("seed", seed)
+        self.indices = [_word("each index", index) for index in indices]
         self._keys: dict[torch.device, Tensor] = {}
 
     def draw(self, stream: int, index: int, like: Tensor) -> Tensor:
@@ -76,6 +75,13 @@ def fresh_seed(generator: torch.Generator | None = None) -> int:
     if generator is None:
         return secrets.randbits(62)
     return int(torch.randint(2**62, (), generator=generator, device=generator.device).item())
+
+
+def _word(name: str, value: object) -> int:
+    number = whole_number(name, value, least=0)
+    if number >= 2**63:
+        raise ValueError(f"{name} must be below 2^63, got {number}")
+    return number
 
 
 def _signed(word: int) -> int:

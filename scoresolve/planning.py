@@ -70,10 +70,8 @@ class Request:
 def plan(request: Request, steps: int | None, nfe: int | None) -> tuple[Runner, np.ndarray]:
     """The runner and times for a number of steps, a budget of network calls, or the times of an array.
 
-    Raises: ValueError if neither or both are given, or if the budget is below the solver's cost.
+    Raises: ValueError if neither is given, or if the budget is below the solver's cost.
     """
-    if steps is not None and nfe is not None:
-        raise ValueError(f"give steps= or nfe=, not both (got steps={steps}, nfe={nfe})")
     if request.info.adaptive and request.named:
         times = request.times_of(steps or 1)
         return request.runner_of(times), times
@@ -120,13 +118,6 @@ def _within_budget(request: Request, nfe: int) -> tuple[Runner, np.ndarray]:
                 break
             steps, (runner, times, cost) = steps + 1, longer
     return runner, times
-
-
-def check_counts(**counts: int | None) -> None:
-    """Raise ValueError unless each count is None or a whole number of at least 1."""
-    for name, value in counts.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def check_table(table: Table, model: ScoreModel, nfe: int | None, given: Mapping[str, Any]) -> Table:

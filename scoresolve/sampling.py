@@ -12,14 +12,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .correctors import CorrectorLike, PredictorCorrector
-from .errors import require
+from .errors import require, whole_number
 from .grids import GridLike
 from .model import ScoreModel
 from .noise import NoiseSource, SampleStreams
-from .planning import Request, check_counts, check_table, plan
+from .planning import Request, check_table, plan
 from .registry import Runner, get_solver
 from .solution import Callback, Solution, Step
-from .starting import check_ends, check_state, start_state
+from .starting import check_ends, check_model, check_state, start_state
 from .table import Table
 from .watch import Watch, require_finite
 
@@ -86,10 +86,11 @@ def sample(
     >>> solution.nfe, [round(value, 1) for value in solution.samples.mean(0).tolist()]
     (10, [1.0, -1.0])
     """
+    check_model(model)
     t_max = model.t_max if t_max is None else t_max
     t_min = model.t_min if t_min is None else t_min
     x, seed, streams = start_state(model, shape, start, seed, indices, generator, noise, dtype, device)
-    check_counts(steps=steps, nfe=nfe)
+    steps, nfe = _counts(steps, nfe)
     if isinstance(solver, Table):
         given = {"steps": steps, "grid": grid, "corrector": corrector, **options}
         runner: Runner = check_table(solver, model, nfe if nfe is None else nfe - denoise, given)
@@ -141,17 +142,28 @@ def encode(
     >>> torch.allclose(latent, x0, atol=1e-2)
     True
     """
+    check_model(model)
     x = check_state(x0, "x0")
     t_max = model.t_max if t_max is None else t_max
     if t_min is None:
         t_min = model.t_min if model.sde.sigma(model.t_min) > 0 else model.t_eps
     check_ends(model, t_min, t_max)
     require(model.sde.sigma(t_min) > 0, f"noise at t_min={t_min:g}, where there is none: use t_min={model.t_eps:g}")
-    check_counts(steps=steps, nfe=nfe)
+    steps, nfe = _counts(steps, nfe)
     request = Request(model, get_solver(solver), grid, t_max, t_min, options, upwards=True)
     runner, times = plan(request, steps, nfe)
     view = _View(trajectory, callback, progress, grad)
     return _solve(model, x, runner, times, SampleStreams(0, range(x.shape[0])), nfe, view, {"solver": solver})
+
+
+def _counts(steps: int | None, nfe: int | None) -> tuple[int | None, int | None]:
+    """The two ways to say how much work, checked."""
+    if steps is not None and nfe is not None:
+        raise ValueError(f"give steps= or nfe=, not both (got steps={steps}, nfe={nfe})")
+    return (
+        None if steps is None else whole_number("steps", steps),
+        None if nfe is None else whole_number("nfe", nfe),
+    )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .errors import require
+from .errors import require, whole_number
 from .model import ScoreModel
 from .noise import START, NoiseSource, SampleStreams, fresh_seed
 from .watch import require_finite
@@ -52,9 +52,17 @@ def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
         sizes = tuple(shape)
     except TypeError:
         raise TypeError(f"shape must be a tuple such as (16, 3, 32, 32), got {shape!r}") from None
-    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sizes)
-    require(len(sizes) >= 1 and whole, f"shape=(batch, ...) of whole numbers of at least 1, got {sizes}")
-    return sizes
+    require(len(sizes) >= 1, "shape=(batch, ...), got ()")
+    return tuple(whole_number("each size of shape", size) for size in sizes)
+
+
+def check_model(model: ScoreModel) -> None:
+    """Raise TypeError unless the model is a ScoreModel."""
+    if not isinstance(model, ScoreModel):
+        raise TypeError(
+            f"model must be a ScoreModel, got {type(model).__name__}: say what the network is with "
+            'ss.ScoreModel(net, ss.VPSDE(), predicts="noise", time="t")'
+        )
 
 
 def check_state(x: Tensor, name: str) -> Tensor:

@@ -129,12 +129,12 @@ def test_fresh_seeds_come_from_the_callers_generator_or_the_system() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.5, True, "0", None])
 def test_bad_seeds_are_refused(seed: object) -> None:
-    with pytest.raises(ValueError, match="seed must be a whole number"):
+    with pytest.raises(ValueError, match="seed must be"):
         ss.SampleStreams(seed, [0])  # type: ignore[arg-type]
 
 
 def test_bad_indices_and_batches_are_refused() -> None:
-    with pytest.raises(ValueError, match="indices must be whole"):
+    with pytest.raises(ValueError, match="each index must be a whole number"):
         ss.SampleStreams(0, [-1])
     with pytest.raises(ValueError, match="noise for 2 samples was asked for a batch of 3"):
         ss.SampleStreams(0, [0, 1]).draw(0, 0, torch.empty(3, 2))

@@ -206,6 +206,13 @@ def test_dtypes_follow_the_start_the_request_or_torchs_default() -> None:
     assert (single - double).abs().max().item() < 1e-4  # the same noise, to rounding
 
 
+def test_numpys_whole_numbers_are_whole_numbers() -> None:
+    model = mixture_2d().model(ss.VPSDE())
+    shape = tuple(np.array([2, 2]))
+    one = ss.sample(model, shape, nfe=np.int64(5), seed=np.int32(3), indices=np.arange(2)).samples  # type: ignore[arg-type]
+    assert torch.equal(one, ss.sample(model, (2, 2), nfe=5, seed=3).samples)
+
+
 def test_progress_shows_a_bar_of_calls(capsys: pytest.CaptureFixture[str]) -> None:
     model = mixture_2d().model(ss.VPSDE())
     ss.sample(model, (2, 2), nfe=7, seed=0)
@@ -244,9 +251,10 @@ X = torch.zeros(2, 2)
         ({"t_min": 0.9, "t_max": 0.5}, ValueError, "t_min < t_max"),
         ({"t_max": 1.5}, ValueError, "t_max <= 1"),
         ({"shape": None}, ValueError, "give shape="),
-        ({"shape": (0, 2)}, ValueError, "at least 1, got"),
-        ({"shape": ()}, ValueError, "at least 1, got"),
-        ({"shape": (2, 2.0)}, ValueError, "whole numbers"),
+        ({"shape": (0, 2)}, ValueError, "each size of shape must be a whole number of at least 1, got 0"),
+        ({"shape": ()}, ValueError, r"shape=\(batch, ...\), got"),
+        ({"shape": (2, 2.0)}, ValueError, "must be a whole number of at least 1, got 2.0"),
+        ({"model": lambda x, t: x}, TypeError, r"model must be a ScoreModel.*ss.ScoreModel\(net"),
         ({"shape": 4}, TypeError, "shape must be a tuple"),
         ({"dtype": torch.float16}, TypeError, "dtype is torch.float16; the state must be torch.float32"),
         ({"dtype": torch.int64}, TypeError, "torch.int64"),
@@ -269,7 +277,7 @@ def test_bad_requests_are_refused_before_the_network_is_called(
 ) -> None:
     model = mixture_2d().model(ss.VPSDE())
     with pytest.raises(error, match=message):
-        ss.sample(model, **{**GOOD, **changes})  # type: ignore[arg-type]
+        ss.sample(**{"model": model, **GOOD, **changes})  # type: ignore[arg-type]
     assert model.nfe == 0
 
 
