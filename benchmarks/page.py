@@ -129,10 +129,11 @@ def _strip(images: Tensor | None) -> str:
 
 
 def _png(images: Tensor) -> bytes:
-    """Images of shape (n, 1 or 3, height, width), values in [-1, 1], side by side."""
-    padded = torch.nn.functional.pad(images.float().cpu(), (0, 1, 0, 0), value=-1.0)
-    strip = padded.permute(2, 0, 3, 1).flatten(1, 2).clamp(-1, 1) / 2 + 0.5
-    pixels = strip.expand(-1, -1, 3).contiguous().numpy()
+    """Images of shape (n, 1 or 3, height, width), values in [-1, 1], side by side in blue-grey frames."""
+    colours = (images.float().cpu().clamp(-1, 1) / 2 + 0.5).expand(-1, 3, -1, -1)
+    frame = torch.tensor([0.55, 0.65, 0.8])[None, :, None, None]
+    framed = torch.nn.functional.pad(colours - frame, (1, 1, 1, 1)) + frame
+    pixels = framed.permute(2, 0, 3, 1).flatten(1, 2).clamp(0, 1).contiguous().numpy()
     buffer = io.BytesIO()
     imsave(buffer, pixels, format="png")
     return buffer.getvalue()

@@ -81,7 +81,7 @@ class Langevin(Corrector):
     """
 
     def _step_size(self, score: Tensor, sigma: float) -> Tensor:
-        size = 2 * self.snr**2 / score.flatten(1).square().mean(dim=1)
+        size = 2 * self.snr**2 / score.reshape(len(score), -1).square().mean(dim=1)
         return torch.where(torch.isfinite(size), size, 0.0)  # a score of exactly zero gives no scale to go by
 
 

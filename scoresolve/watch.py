@@ -16,18 +16,24 @@ class Watch:
     """Counts network calls; when ``strict`` also checks that what comes back is finite.
 
     On the CPU each answer is checked as it comes. On an accelerator that would wait for the device at every call,
-    so one sum a sample is kept there, unread, and :meth:`close` reads them all at the end.
+    so one sum a sample is kept there, unread, and :meth:`close` reads them all at the end (``deferred`` has it so on
+    the CPU, too).
 
     Attributes: calls (network calls, a batch counting once), rows (samples seen by the network, guidance twice),
     step (the solver's current step, for the messages), limit (the most calls allowed, or None).
     """
 
     def __init__(
-        self, *, strict: bool = False, limit: int | None = None, on_call: Callable[[], object] | None = None
+        self,
+        *,
+        strict: bool = False,
+        limit: int | None = None,
+        on_call: Callable[[], object] | None = None,
+        deferred: bool = False,
     ) -> None:
         self.calls = self.rows = self.step = 0
         self.parent: Watch | None = None
-        self._strict, self._limit, self._on_call = strict, limit, on_call
+        self._strict, self._limit, self._on_call, self._deferred = strict, limit, on_call, deferred
         self._pending: list[tuple[Tensor, str]] = []
 
     def count(self, rows: int, t: float | Tensor) -> None:
@@ -68,8 +74,8 @@ class Watch:
             self._check_finite(output.detach(), where)
 
     def _check_finite(self, output: Tensor, where: str) -> None:
-        if output.device.type != "cpu":
-            self._pending.append((output.flatten(1).sum(dim=1), where))
+        if self._deferred or output.device.type != "cpu":
+            self._pending.append((output.reshape(len(output), -1).sum(dim=1), where))
         elif not math.isfinite(output.sum().item()):  # one pass; a non-finite element always shows in the sum
             require_finite(output, f"{where}: the network returned")
 
@@ -88,7 +94,7 @@ def version_of(x: Tensor) -> int | None:
 
 def require_finite(x: Tensor, subject: str) -> None:
     """Raise NonFiniteError, naming the samples (rows) of x that hold a NaN or an infinity."""
-    bad = ~torch.isfinite(x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)).all(dim=1)
+    bad = ~torch.isfinite(x.reshape(len(x), -1)).all(dim=1)
     if bool(bad.any()):
         samples = bad.nonzero().flatten().tolist()
         shown = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")

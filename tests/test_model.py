@@ -14,6 +14,7 @@ from torch import Tensor
 
 import scoresolve as ss
 from scoresolve.predictions import Prediction
+from scoresolve.watch import Watch
 
 PREDICTIONS = get_args(Prediction)
 
@@ -293,6 +294,34 @@ def test_non_finite_outputs_are_named_with_call_time_and_samples(solver: str, at
     with pytest.raises(ss.NonFiniteError, match=rf"network call {at} \(step \d+, t = .*1 of 3 samples \(1\)"):
         ss.sample(ss.ScoreModel(net, ss.VPSDE()), (3, 2), solver=solver, seed=0, **budget)
     assert calls == at  # no work after it
+
+
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_on_a_device_the_check_is_deferred_and_names_the_first_bad_call(at: int) -> None:
+    """What an accelerator does: nothing is read on the way, and the end names call, time and sample."""
+    calls = 0
+
+    def net(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.where((torch.arange(4) == 2) & (calls >= at), torch.nan, -x)
+
+    watch = Watch(strict=True, deferred=True)
+    model = ss.ScoreModel(net, ss.VPSDE()).session(watch)
+    table = ss.build_table("ddim", ss.VPSDE(), np.linspace(1.0, 0.01, 6))
+    table.run(model, torch.zeros(4), ss.SampleStreams(0, range(4)))
+    assert calls == 5
+    with pytest.raises(ss.NonFiniteError, match=rf"network call {at} \(step {at - 1}, t = .*1 of 4 samples \(2\)"):
+        watch.close()
+    watch.close()  # read once
+
+
+def test_samples_may_be_single_numbers() -> None:
+    model = ss.ScoreModel(lambda x, t: -x, ss.VPSDE())
+    for solver in ("dpmpp_2m", "ddpm", "rk45", "scipy_rk45", "annealed_langevin"):
+        budget = {} if solver.endswith("rk45") else {"nfe": 6}
+        assert ss.sample(model, (5,), solver=solver, seed=0, **budget).samples.shape == (5,)
+    assert ss.sample(model, (5,), solver="ddpm", nfe=6, corrector="langevin", seed=0).samples.shape == (5,)
 
 
 def test_a_sum_that_overflows_is_not_mistaken_for_an_infinity() -> None:
