@@ -258,6 +258,7 @@ class ScoreModel:
         if self._guidance is not None:
             conditional, unconditional = output.chunk(2)
             output = torch.lerp(unconditional, conditional, self._guidance[0])
+        self._watch.check_finite(output, t)
         return cast(Tensor, output.to(x.dtype))
 
     def _labels(self, label: float | Tensor, inputs: Tensor, state_dtype: torch.dtype) -> Tensor:

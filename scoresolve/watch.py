@@ -52,32 +52,22 @@ class Watch:
             self._on_call()
 
     def check(self, output: Any, inputs: Tensor, version: int | None, t: float | Tensor) -> None:
-        """Raise NetworkOutputError or NonFiniteError if the answer to ``inputs`` cannot be used."""
-        where = f"network call {self.calls} (step {self.step}, {_time(t)})"
-        if not isinstance(output, Tensor):
-            raise NetworkOutputError(
-                f"{where}: the network returned {type(output).__name__}, expected a tensor of shape "
-                f"{tuple(inputs.shape)}: wrap it, such as net=lambda x, t: net(x, t).sample"
-            )
-        if output.shape != inputs.shape:
-            raise NetworkOutputError(
-                f"{where}: the network returned shape {tuple(output.shape)} for an input of shape "
-                f"{tuple(inputs.shape)}; they must be equal (nothing is broadcast)"
-            )
-        if not output.is_floating_point():
-            raise NetworkOutputError(f"{where}: the network returned {output.dtype}, expected a real floating dtype")
-        if output.device != inputs.device:
-            raise NetworkOutputError(f"{where}: the network returned a tensor on {output.device}, not {inputs.device}")
-        if version_of(inputs) != version:
-            raise NetworkOutputError(f"{where}: the network wrote into its input; have it work on a copy (x.clone())")
-        if self._strict:
-            self._check_finite(output.detach(), where)
+        """Raise NetworkOutputError unless the answer to ``inputs`` is a tensor that can be worked with."""
+        problem = _problem(output, inputs, version)
+        if problem:
+            raise NetworkOutputError(f"{self._where(t)}: the network {problem}")
 
-    def _check_finite(self, output: Tensor, where: str) -> None:
+    def check_finite(self, output: Tensor, t: float | Tensor) -> None:
+        """Raise NonFiniteError if the answer holds a NaN or an infinity, now or, on an accelerator, at the end."""
+        if not self._strict:
+            return
         if self._deferred or output.device.type != "cpu":
-            self._pending.append((output.reshape(len(output), -1).sum(dim=1), where))
-        elif not math.isfinite(output.sum().item()):  # one pass; a non-finite element always shows in the sum
-            require_finite(output, f"{where}: the network returned")
+            self._pending.append((output.detach().reshape(len(output), -1).sum(dim=1), self._where(t)))
+        elif not math.isfinite(output.detach().sum().item()):  # one pass; a non-finite element shows in the sum
+            require_finite(output, f"{self._where(t)}: the network returned")
+
+    def _where(self, t: float | Tensor) -> str:
+        return f"network call {self.calls} (step {self.step}, {_time(t)})"
 
     def close(self) -> None:
         """Read what was kept on the device. Raises NonFiniteError for the first call that went wrong."""
@@ -85,6 +75,23 @@ class Watch:
         if pending and not bool(torch.isfinite(torch.stack([sums.sum() for sums, _ in pending])).all()):
             for sums, where in pending:
                 require_finite(sums, f"{where}: the network returned")
+
+
+def _problem(output: Any, inputs: Tensor, version: int | None) -> str:
+    """What is wrong with a network's answer; "" if nothing."""
+    if not isinstance(output, Tensor):
+        got, shape = type(output).__name__, tuple(inputs.shape)
+        return f"returned {got}, expected a tensor of shape {shape}: wrap it, such as lambda x, t: net(x, t).sample"
+    if output.shape != inputs.shape:
+        shapes = f"shape {tuple(output.shape)} for an input of shape {tuple(inputs.shape)}"
+        return f"returned {shapes}; they must be equal (nothing is broadcast)"
+    if not output.is_floating_point():
+        return f"returned {output.dtype}, expected a real floating dtype"
+    if output.device != inputs.device:
+        return f"returned a tensor on {output.device}, expected {inputs.device}"
+    if version_of(inputs) != version:
+        return "wrote into its input; have it work on a copy (x.clone())"
+    return ""
 
 
 def version_of(x: Tensor) -> int | None:

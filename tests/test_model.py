@@ -316,6 +316,15 @@ def test_on_a_device_the_check_is_deferred_and_names_the_first_bad_call(at: int)
     watch.close()  # read once
 
 
+def test_a_guided_sample_that_goes_wrong_is_named_by_its_own_index() -> None:
+    def net(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        return torch.where((label == 9)[:, None] & (torch.arange(len(x)) == 4)[:, None], torch.nan, -x)
+
+    model = ss.ScoreModel(net, ss.VPSDE()).condition(label=torch.zeros(3)).guide(2.0, label=torch.tensor([9.0]))
+    with pytest.raises(ss.NonFiniteError, match=r"1 of 3 samples \(1\)"):  # row 4 of the doubled batch of 6
+        ss.sample(model, (3, 2), nfe=2, seed=0)
+
+
 def test_samples_may_be_single_numbers() -> None:
     model = ss.ScoreModel(lambda x, t: -x, ss.VPSDE())
     for solver in ("dpmpp_2m", "ddpm", "rk45", "scipy_rk45", "annealed_langevin"):
