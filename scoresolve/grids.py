@@ -104,7 +104,8 @@ def make_grid(grid: GridLike, sde: SDE, steps: int | None, t_max: float, t_min: 
         require(steps >= 1, f"at least one step, got steps={steps}")
         require(0 <= t_min < t_max, f"0 <= t_min < t_max, got t_min={t_min:g} and t_max={t_max:g}")
         if isinstance(grid, str):
-            require(grid in GRIDS, f"a grid by name; {unknown('grid', grid, GRIDS)}")
+            if grid not in GRIDS:
+                raise ValueError(unknown("grid", grid, GRIDS))
             grid = GRIDS[grid]
         times = np.asarray(grid(sde, steps, t_max, t_min), dtype=np.float64)
         require(times.shape == (steps + 1,), f"{steps + 1} times from the grid, got shape {times.shape}")

@@ -59,8 +59,10 @@ class ScoreModel:
             raise TypeError(f"net must be callable as net(x, label), got {type(net).__name__}")
         if not isinstance(sde, SDE):
             raise TypeError(f"sde must be a forward process such as ss.VPSDE(), got {type(sde).__name__}")
-        require(predicts in get_args(Prediction), unknown("prediction", predicts, get_args(Prediction)))
-        require(callable(time) or time in get_args(TimeLabel), unknown("time label", time, get_args(TimeLabel)))
+        if predicts not in get_args(Prediction):
+            raise ValueError(unknown("prediction", predicts, get_args(Prediction)))
+        if not callable(time) and time not in get_args(TimeLabel):
+            raise ValueError(unknown("time label", time, get_args(TimeLabel)))
         if isinstance(time, str) and "index" in time and not hasattr(sde, "betas"):
             raise ValueError(
                 f"time={time!r} needs a table of betas, {sde!r} has none: use ss.DiscreteVPSDE(betas), "
@@ -253,7 +255,14 @@ class ScoreModel:
             conditioning = join_conditioning(self.conditioning, self._guidance[1], x.shape[0])
         self._watch.count(inputs.shape[0], t)
         version = version_of(inputs)
-        output = self.net(inputs, labels, **conditioning)
+        try:
+            output = self.net(inputs, labels, **conditioning)
+        except TypeError as error:
+            error.add_note(
+                f"the network is called as net(x, label{''.join(f', {name}=' for name in conditioning)}) "
+                "with a label for each sample: wrap one with other arguments, such as lambda x, t: net(x)"
+            )
+            raise
         self._watch.check(output, inputs, version, t)
         if self._guidance is not None:
             conditional, unconditional = output.chunk(2)
