@@ -343,7 +343,7 @@ def test_a_sum_that_overflows_is_not_mistaken_for_an_infinity() -> None:
 
 def test_a_network_with_other_arguments_is_told_how_it_is_called() -> None:
     model = ss.ScoreModel(lambda x: -x, ss.VPSDE()).condition(label=1)
-    with pytest.raises(TypeError, match="positional argument|keyword argument") as caught:
+    with pytest.raises(TypeError, match=r"positional argument|keyword argument") as caught:
         ss.sample(model, (2, 2), nfe=2, seed=0)
     assert "net(x, label, label=)" in caught.value.__notes__[0]
 
