@@ -71,7 +71,7 @@ class ScoreModel:
         self.net, self.sde, self.predicts, self.time = net, sde, predicts, time
         self.conditioning: dict[str, Any] = {}
         self._guidance: tuple[float, dict[str, Any]] | None = None
-        self._native = sde  # the process the network was trained on; differs from sde after `on`
+        self.native = sde  # the process the network was trained on; not sde in a view made by `on`
         self._watch = Watch()
         self._plan: dict[tuple[float, str], tuple[float, float, float, float]] = {}
         self.t_min, self.t_max, self.t_eps = sde.t_min, sde.t_max, sde.t_eps
@@ -130,7 +130,7 @@ class ScoreModel:
         True
         """
         view = self._view()
-        view.sde, native = sde, self._native
+        view.sde, native = sde, self.native
         slack = 1e-9
         if sde.lam(sde.t_max) < native.lam(native.t_max) - slack:
             view.t_max = sde.time(native.lam(native.t_max))
@@ -193,7 +193,7 @@ class ScoreModel:
         """
         if isinstance(t, Tensor):
             a, b, scale, label = self._coefficients(t.detach().double() if not t.requires_grad else t.double(), target)
-            output = self._call(x * over_batch(scale, x) if self._native is not self.sde else x, label, t)
+            output = self._call(x * over_batch(scale, x) if self.native is not self.sde else x, label, t)
             return over_batch(a, x) * x + over_batch(b, x) * output
         t = float(t)
         if (t, target) not in self._plan:
@@ -208,7 +208,7 @@ class ScoreModel:
 
     def _coefficients(self, t: Values, target: Prediction) -> tuple[Values, Values, Values, Values]:
         """(a, b, scale, label): the net is called at (scale x, label) and the wanted value is a x + b output."""
-        native = self._native
+        native = self.native
         tau = t if native is self.sde else native.time(self.sde.lam(t))
         a, b, scale = conversion(self.predicts, target, native, tau, self.sde, t)
         if isinstance(t, np.ndarray):
@@ -234,14 +234,14 @@ class ScoreModel:
             case "fractional_index":
                 return self._fractional_index(t)
             case "sigma" | "rho" | "lam":
-                clock: Values = getattr(self._native, self.time)(t)
+                clock: Values = getattr(self.native, self.time)(t)
                 return clock
         label = self.time(torch.as_tensor(t, dtype=torch.float64))
         label = torch.as_tensor(label, dtype=torch.float64).expand(torch.as_tensor(t).shape)
         return label.detach().cpu().numpy() if isinstance(t, np.ndarray) else label
 
     def _fractional_index(self, t: Values) -> Values:
-        return t * len(getattr(self._native, "betas")) - 1  # noqa: B009 (only DiscreteVPSDE gets here)
+        return t * len(getattr(self.native, "betas")) - 1  # noqa: B009 (only DiscreteVPSDE gets here)
 
     # -- the call -----------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from .errors import require
 from .grids import GridLike, make_grid, snap_to_indices
 from .model import ScoreModel
 from .registry import Runner, SolverInfo, build
+from .sde import SDE
 from .table import Table
 
 
@@ -49,9 +51,25 @@ class Request:
         """The grid, decreasing from t_max to t_min (increasing when a latent is encoded)."""
         low = self.t_min if self.named else 0.0  # an array says itself where it ends
         times = make_grid(self.grid, self.model.sde, steps, self.t_max, low)
-        if self.named and self.model.time == "index":
-            times = snap_to_indices(times, len(self.model.sde.betas))  # type: ignore[attr-defined]
+        if self.model.time == "index":
+            times = self._on_indices(times)
         return times[::-1].copy() if self.upwards else times
+
+    def _on_indices(self, times: np.ndarray) -> np.ndarray:
+        """A named grid moved to whole indices; what must lie between them is taken as it is, with a warning."""
+        native: SDE = self.model.native
+        count: int = len(native.betas)  # type: ignore[attr-defined]
+        at_home = native is self.model.sde  # seen along another process its times are not those of the table
+        if at_home and self.named and not self.info.adaptive:
+            return snap_to_indices(times, count)
+        if not at_home or self.info.adaptive or np.abs(times * count - np.rint(times * count)).max() > 1e-6:
+            warnings.warn(
+                f"{self.info.name!r} asks the network at times between the indices of its table, but time='index' "
+                "tells it whole ones, so label and noise level differ: if it takes fractions, use "
+                "time='fractional_index'",
+                stacklevel=5,
+            )
+        return times
 
     def runner_of(self, times: np.ndarray, **more: Any) -> Runner:
         """The table or runner on a grid, with its corrector."""

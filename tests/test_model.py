@@ -202,6 +202,17 @@ def test_an_index_network_is_asked_at_whole_indices_of_exactly_its_noise_levels(
     assert np.allclose(full.times, np.arange(1000, -1, -1) / 1000)
 
 
+def test_an_index_network_asked_between_its_indices_is_warned_about() -> None:
+    model = ss.ScoreModel(lambda x, index: -x, ss.DiscreteVPSDE.linear(), predicts="noise", time="index")
+    with pytest.warns(UserWarning, match="time='fractional_index'"):
+        ss.sample(model, (1, 2), grid=[1.0, 0.5004, 0.1], seed=0)
+    with pytest.warns(UserWarning, match="'rk45' asks the network at times between the indices"):
+        ss.sample(model, (1, 2), solver="rk45", rtol=0.1, atol=0.1, seed=0)
+    with pytest.warns(UserWarning, match="times between the indices"):
+        assert ss.sample(model.on(ss.EDM()), (1, 2), nfe=4, seed=0).nfe == 4
+    ss.sample(model, (1, 2), grid=[1.0, 0.5, 0.1], seed=0)  # on indices: no warning
+
+
 def test_conditioning_is_passed_through_and_guidance_combines() -> None:
     calls: list[tuple[int, dict[str, object]]] = []
 
