@@ -29,6 +29,7 @@ class Request:
     t_min: float
     options: Mapping[str, Any]
     corrector: CorrectorLike | None = None
+    floor: float = 0.0  # the lowest time that an array may end at
     upwards: bool = False
 
     @property
@@ -49,7 +50,7 @@ class Request:
 
     def times_of(self, steps: int | None) -> np.ndarray:
         """The grid, decreasing from t_max to t_min (increasing when a latent is encoded)."""
-        low = self.t_min if self.named else 0.0  # an array says itself where it ends
+        low = self.t_min if self.named else self.floor  # an array says itself where it ends
         times = make_grid(self.grid, self.model.sde, steps, self.t_max, low)
         if self.model.time == "index":
             times = self._on_indices(times)
@@ -131,7 +132,10 @@ def _within_budget(request: Request, nfe: int) -> tuple[Runner, np.ndarray]:
         )
     for more in ({}, spare) if spare else ({},):
         while cost < nfe:
-            longer = attempt(steps + 1, **more)
+            try:
+                longer = attempt(steps + 1, **more)
+            except ValueError:  # no room: a table of betas has only so many times
+                break
             if longer[2] > nfe:
                 break
             steps, (runner, times, cost) = steps + 1, longer

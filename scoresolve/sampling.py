@@ -87,17 +87,15 @@ def sample(
     (10, [1.0, -1.0])
     """
     check_model(model)
-    t_max = model.t_max if t_max is None else t_max
-    t_min = model.t_min if t_min is None else t_min
     x, seed, streams = start_state(model, shape, start, seed, indices, generator, noise, dtype, device)
     steps, nfe = _counts(steps, nfe)
     if isinstance(solver, Table):
-        given = {"steps": steps, "grid": grid, "corrector": corrector, **options}
+        given = {"steps": steps, "grid": grid, "corrector": corrector, "t_min": t_min, "t_max": t_max, **options}
         runner: Runner = check_table(solver, model, nfe if nfe is None else nfe - denoise, given)
         times = solver.times
     else:
-        check_ends(model, t_min, t_max)
-        request = Request(model, get_solver(solver), grid, t_max, t_min, options, corrector)
+        last, first = check_ends(model, t_min, t_max)
+        request = Request(model, get_solver(solver), grid, first, last, options, corrector, floor=t_min or 0.0)
         closing = denoise and request.ends_noisy
         if closing and nfe == 1:
             raise ValueError("nfe must be at least 2 with denoise=True, which takes one network call; got nfe=1")
@@ -144,13 +142,11 @@ def encode(
     """
     check_model(model)
     x = check_state(x0, "x0")
-    t_max = model.t_max if t_max is None else t_max
-    if t_min is None:
-        t_min = model.t_min if model.sde.sigma(model.t_min) > 0 else model.t_eps
-    check_ends(model, t_min, t_max)
-    require(model.sde.sigma(t_min) > 0, f"noise at t_min={t_min:g}, where there is none: use t_min={model.t_eps:g}")
+    default = model.t_min if model.sde.sigma(model.t_min) > 0 else model.t_eps
+    first, last = check_ends(model, default if t_min is None else t_min, t_max)
     steps, nfe = _counts(steps, nfe)
-    request = Request(model, get_solver(solver), grid, t_max, t_min, options, upwards=True)
+    request = Request(model, get_solver(solver), grid, last, first, options, floor=t_min or 0.0, upwards=True)
+    require(request.ends_noisy, f"noise where encoding starts, there is none at t = 0: use t_min={model.t_eps:g}")
     runner, times = plan(request, steps, nfe)
     view = _View(trajectory, callback, progress, grad)
     return _solve(model, x, runner, times, SampleStreams(0, range(x.shape[0])), nfe, view, {"solver": solver})

@@ -86,11 +86,12 @@ def _check_dtype(dtype: torch.dtype, name: str = "dtype") -> torch.dtype:
     return dtype
 
 
-def check_ends(model: ScoreModel, t_min: float, t_max: float) -> None:
-    low, high = 0.0, model.t_max * (1 + 1e-12)
-    require(
-        low <= t_min < t_max <= high, f"0 <= t_min < t_max <= {model.t_max:g}, got t_min={t_min:g}, t_max={t_max:g}"
-    )
+def check_ends(model: ScoreModel, t_min: float | None, t_max: float | None) -> tuple[float, float]:
+    """(t_min, t_max), the model's own where none is given. Raises: ValueError unless they are in order and known."""
+    low, high = model.t_min if t_min is None else t_min, model.t_max if t_max is None else t_max
+    known = 0.0 <= low < high <= model.t_max * (1 + 1e-12)
+    require(known, f"0 <= t_min < t_max <= {model.t_max:g}, got t_min={low:g}, t_max={high:g}")
+    return low, high
 
 
 def _default_dtype() -> torch.dtype:

@@ -198,6 +198,7 @@ def test_an_index_network_is_asked_at_whole_indices_of_exactly_its_noise_levels(
         assert torch.allclose(solution.samples, same.samples, rtol=1e-12)
     with pytest.raises(ValueError, match="do not fit on a table of 1000"):
         ss.sample(model, (1, 2), steps=1001, solver="ddim")
+    assert ss.sample(model, (1, 2), nfe=2000, solver="heun", seed=0).nfe == 1999  # as many as the table has room for
     full = ss.sample(model, (1, 2), steps=1000, solver="ddpm", seed=0)
     assert np.allclose(full.times, np.arange(1000, -1, -1) / 1000)
 

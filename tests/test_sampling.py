@@ -164,6 +164,13 @@ def test_encode_follows_the_flow_upwards_and_sample_brings_it_back(solver: str, 
     assert (back.samples - x0).abs().max().item() < 2 * bound * scale
 
 
+def test_encode_walks_an_array_upwards() -> None:
+    law = gaussian()
+    x0 = law.marginal(ss.VPSDE(), 5e-4).sample(2, generator=torch.Generator().manual_seed(0))
+    solution = ss.encode(law.model(ss.VPSDE()), x0, solver="heun", grid=[0.9, 0.5, 5e-4])
+    assert solution.times.tolist() == [5e-4, 0.5, 0.9]
+
+
 def test_encode_starts_above_noise_zero_and_reaches_alpha_zero() -> None:
     law, sde = gaussian(), ss.RectifiedFlow()
     x0 = law.sample(3, generator=torch.Generator().manual_seed(0))
@@ -248,6 +255,8 @@ X = torch.zeros(2, 2)
         ({"nfe": None, "grid": [1.0, 0.5, 0.5]}, ValueError, "grid repeats at 1"),
         ({"nfe": None, "grid": [1.2, 0.5, 0.1]}, ValueError, "leaves"),
         ({"nfe": None, "grid": [1.0, 0.5, -0.1]}, ValueError, "leaves"),
+        ({"nfe": None, "grid": [1.0, 0.5, 0.01], "t_min": 0.1}, ValueError, r"leaves \[t_min, t_max\] = \[0.1, 1\]"),
+        ({"nfe": None, "grid": [1.0, 0.5, 0.2], "t_max": 0.9}, ValueError, "leaves"),
         ({"t_min": 0.9, "t_max": 0.5}, ValueError, "t_min < t_max"),
         ({"t_max": 1.5}, ValueError, "t_max <= 1"),
         ({"shape": None}, ValueError, "give shape="),
@@ -287,6 +296,8 @@ def test_bad_requests_are_refused_before_the_network_is_called(
         ({"solver": "ddpm"}, "encode follows the probability flow, 'ddpm' adds noise"),
         ({"solver": "ddim", "eta": 1.0}, "adds noise"),
         ({"t_min": 0.0}, "use t_min=0.001"),
+        ({"steps": None, "grid": [1.0, 0.5, 0.0]}, "use t_min=0.001"),
+        ({"steps": None, "grid": [1.0, 0.5, 0.01], "t_min": 0.1}, "leaves"),
         ({"x0": torch.zeros(2, 2).half()}, "float16"),
         ({"steps": None}, "steps= or nfe="),
     ],

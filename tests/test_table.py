@@ -169,6 +169,8 @@ def test_a_table_of_another_path_is_refused() -> None:
         ss.sample(mixture_2d().model(ss.VESDE()), (2, 2), solver=table)
     with pytest.raises(ValueError, match="got grid"):
         ss.sample(mixture_2d().model(ss.VPSDE()), (2, 2), solver=table, grid="uniform")
+    with pytest.raises(ValueError, match="got t_min"):
+        ss.sample(mixture_2d().model(ss.VPSDE()), (2, 2), solver=table, t_min=0.2)
     with pytest.raises(ValueError, match="makes that many calls; got 7"):
         ss.sample(mixture_2d().model(ss.VPSDE()), (2, 2), solver=table, nfe=7)
 
