@@ -114,6 +114,18 @@ def test_a_run_to_noise_zero_closes_with_one_denoising(solver: str) -> None:
         assert torch.equal(solution.trajectory[-1], solution.samples)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_trajectory_to_noise_zero_stands_at_its_times(solver: str) -> None:
+    law, sde = gaussian(), ss.RectifiedFlow()
+    start = law.marginal(sde, 1.0).sample(3, generator=torch.Generator().manual_seed(4))
+    times = [1.0, 0.6, 0.2, 0.0]
+    solution = ss.sample(law.model(sde), start=start, solver=solver, grid=times, rtol=1e-8, atol=1e-8, trajectory=True)
+    assert solution.trajectory is not None
+    for t, state in zip(times[:-1], solution.trajectory, strict=False):
+        assert torch.allclose(state, law.flow(sde, start, 1.0, t), rtol=1e-5, atol=1e-6)
+    assert torch.equal(solution.trajectory[-1], solution.samples)
+
+
 def test_a_tolerance_that_cannot_be_met_says_so() -> None:
     def jump(x: Tensor, t: Tensor) -> Tensor:  # a velocity that grows faster than any step can follow
         return -1e4 * x / (t[:, None] - 0.5)
