@@ -192,7 +192,7 @@ class ScoreModel:
         (inside ``sample``) if it is NaN or infinite; ValueError if the prediction cannot be had at this t.
         """
         if isinstance(t, Tensor):
-            a, b, scale, label = self._coefficients(t.detach().double() if not t.requires_grad else t.double(), target)
+            a, b, scale, label = self._coefficients(t.double(), target)
             output = self._call(x * over_batch(scale, x) if self.native is not self.sde else x, label, t)
             return over_batch(a, x) * x + over_batch(b, x) * output
         t = float(t)
@@ -248,7 +248,7 @@ class ScoreModel:
     def _call(self, x: Tensor, label: float | Tensor, t: float | Tensor) -> Tensor:
         """Call the network once: cast at its door, double the batch for guidance, count, check."""
         inputs = x if (dtype := self._net_dtype()) is None else x.to(dtype)
-        labels = self._labels(label, inputs, x.dtype)
+        labels = self._labels(label, inputs)
         conditioning = self.conditioning
         if self._guidance is not None:
             inputs, labels = torch.cat([inputs, inputs]), torch.cat([labels, labels])
@@ -270,7 +270,7 @@ class ScoreModel:
         self._watch.check_finite(output, t)
         return cast(Tensor, output.to(x.dtype))
 
-    def _labels(self, label: float | Tensor, inputs: Tensor, state_dtype: torch.dtype) -> Tensor:
+    def _labels(self, label: float | Tensor, inputs: Tensor) -> Tensor:
         dtype = torch.int64 if self.time == "index" else torch.promote_types(inputs.dtype, torch.float32)
         if isinstance(label, Tensor):
             return label.to(device=inputs.device, dtype=dtype).expand(inputs.shape[0])

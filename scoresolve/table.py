@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, cast, get_args
@@ -114,6 +114,21 @@ class Table:
                 warnings.warn(f"{self.solver}: the weights of row {number} sum to {size:.3g}", stacklevel=3)
         require(self.rows[-1].s is not None, "the last row to complete a step")
         require(self.rows[-1].propose == IDENTITY, "the last row to propose nothing")
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[Row],
+        times: np.ndarray,
+        sde: SDE,
+        solver: str,
+        *,
+        predicts: Prediction = "data",
+        options: Mapping[str, object] | None = None,
+        exact_on: str = "",
+    ) -> Table:
+        """The table of a builder: its rows on a grid and a path, with the solver's name and options."""
+        return cls(tuple(rows), predicts, float(times[0]), solver, repr(sde), options or {}, exact_on)
 
     # -- facts ------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from ..errors import require
 from ..registry import solver
-from ..sde import SDE
+from ..sde import SDE, Point
 from ..table import Row, Table
 from .exponential import sde_step
 
@@ -53,9 +53,9 @@ def ddpm(sde: SDE, times: np.ndarray, *, variance: Literal["posterior", "forward
     for here, there in pairwise(sde.points(times)):
         of_x, of_data, noise = sde_step(here, there, eta=1.0)
         if variance == "forward" and there.sigma > 0:
-            noise = here.sigma * math.sqrt(-math.expm1(-2 * (there.lam - here.lam)))  # G
+            noise = here.sigma * math.sqrt(_share_added(here, there))
         rows.append(Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise))
-    return _table(rows, times, sde, "ddpm", {"variance": variance}, exact_on="data")
+    return Table.of(rows, times, sde, "ddpm", options={"variance": variance}, exact_on="data")
 
 
 @solver(
@@ -75,15 +75,13 @@ def reverse_diffusion(sde: SDE, times: np.ndarray, *, eta: float = 1.0) -> Table
         if here.alpha == 0 or there.sigma == 0:
             of_x, of_data, noise = sde_step(here, there, eta)
         else:
-            a, removed = here.alpha / there.alpha, -math.expm1(-2 * (there.lam - here.lam))  # G^2 / sigma_t^2
-            pull = 0.5 * (1 + eta**2) * removed
-            of_x, of_data, noise = 2 - a - pull, pull * here.alpha, eta and eta * here.sigma * math.sqrt(removed)
+            a, share = here.alpha / there.alpha, _share_added(here, there)
+            pull = 0.5 * (1 + eta**2) * share
+            of_x, of_data, noise = 2 - a - pull, pull * here.alpha, eta and eta * here.sigma * math.sqrt(share)
         rows.append(Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise))
-    return _table(rows, times, sde, "reverse_diffusion", {"eta": eta})
+    return Table.of(rows, times, sde, "reverse_diffusion", options={"eta": eta})
 
 
-def _table(
-    rows: list[Row], times: np.ndarray, sde: SDE, name: str, options: dict[str, object], exact_on: str = ""
-) -> Table:
-    start = float(times[0])
-    return Table(tuple(rows), "data", start, solver=name, path=repr(sde), options=options, exact_on=exact_on)
+def _share_added(here: Point, there: Point) -> float:
+    """G^2 / sigma_t^2: the share of the noise at here that the forward chain adds on the way from there."""
+    return -math.expm1(-2 * (there.lam - here.lam))

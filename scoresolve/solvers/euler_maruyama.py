@@ -46,5 +46,4 @@ def euler_maruyama(sde: SDE, times: np.ndarray, *, eta: float = 1.0) -> Table:
             pull = 0.5 * (1 + eta**2) * g2 * dt / here.sigma**2
             of_x, of_data, noise = 1 - f * dt - pull, pull * here.alpha, eta and eta * math.sqrt(g2 * dt)
         rows.append(Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise))
-    start = float(times[0])
-    return Table(tuple(rows), "data", start, solver="euler_maruyama", path=repr(sde), options={"eta": eta})
+    return Table.of(rows, times, sde, "euler_maruyama", options={"eta": eta})

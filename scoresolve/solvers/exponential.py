@@ -28,7 +28,6 @@ q = e^{-eta^2 h}, or q^2 = 1 - eta^2 (1 - e^{-2h}). They agree at eta = 0 and 1,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
@@ -93,7 +92,7 @@ def ddim(sde: SDE, times: np.ndarray, *, eta: float = 0.0) -> Table:
     """
     require(eta >= 0, f"eta >= 0, got {eta}")
     rows = [_first_order(t, s, ddim_step(t, s, eta)) for t, s in pairwise(sde.points(times))]
-    return _table(rows, times, sde, "ddim", {"eta": eta})
+    return Table.of(rows, times, sde, "ddim", options={"eta": eta}, exact_on="data")
 
 
 @solver(
@@ -108,7 +107,8 @@ def dpmpp_2m(sde: SDE, times: np.ndarray, *, weights: Weights = "published", low
     lower_order_final: end with a step of first order; always so where the last noise level is zero.
     """
     rows = multistep_rows(sde, times, eta=0.0, weights=weights, lower_order_final=lower_order_final)
-    return _table(rows, times, sde, "dpmpp_2m", {"weights": weights, "lower_order_final": lower_order_final})
+    options = {"weights": weights, "lower_order_final": lower_order_final}
+    return Table.of(rows, times, sde, "dpmpp_2m", options=options, exact_on="data")
 
 
 @solver(
@@ -134,7 +134,7 @@ def dpmpp_2m_sde(
     require(eta >= 0, f"eta >= 0, got {eta}")
     rows = multistep_rows(sde, times, eta=eta, weights=weights, lower_order_final=lower_order_final)
     options = {"eta": eta, "weights": weights, "lower_order_final": lower_order_final}
-    return _table(rows, times, sde, "dpmpp_2m_sde", options)
+    return Table.of(rows, times, sde, "dpmpp_2m_sde", options=options, exact_on="data")
 
 
 def multistep_rows(sde: SDE, times: np.ndarray, *, eta: float, weights: Weights, lower_order_final: bool) -> list[Row]:
@@ -174,8 +174,3 @@ def _exact_weights(before: Point, here: Point, there: Point, rate: float) -> tup
 def _first_order(here: Point, there: Point, step: Step) -> Row:
     of_x, of_data, noise = step
     return Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise)
-
-
-def _table(rows: list[Row], times: np.ndarray, sde: SDE, name: str, options: Mapping[str, object]) -> Table:
-    start = float(times[0])
-    return Table(tuple(rows), "data", start, solver=name, path=repr(sde), options=options, exact_on="data")

@@ -26,7 +26,7 @@ from ..table import Row, Table
 def euler(sde: SDE, times: np.ndarray) -> Table:
     """Euler's method on the probability flow, in t."""
     rows = [_euler_row(t, s) for t, s in pairwise(times.tolist())]
-    return _table(rows, times, sde, "euler")
+    return Table.of(rows, times, sde, "euler", predicts="velocity", exact_on="velocity")
 
 
 @solver(
@@ -50,14 +50,8 @@ def heun(sde: SDE, times: np.ndarray, *, last: Literal["heun", "euler"] = "heun"
         dt = s - t
         rows.append(Row(t=t, s=None, propose=(1.0, dt)))
         rows.append(Row(t=s, s=s, commit=(1.0, dt / 2, dt / 2)))
-    return _table(rows, times, sde, "heun")
+    return Table.of(rows, times, sde, "heun", predicts="velocity", exact_on="velocity")
 
 
 def _euler_row(t: float, s: float) -> Row:
     return Row(t=t, s=s, commit=(1.0, s - t))
-
-
-def _table(rows: list[Row], times: np.ndarray, sde: SDE, name: str) -> Table:
-    return Table(
-        tuple(rows), predicts="velocity", start=float(times[0]), solver=name, path=repr(sde), exact_on="velocity"
-    )
