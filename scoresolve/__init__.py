@@ -20,7 +20,8 @@ from .registry import SolverInfo, build_table, get_solver, solver, solvers
 from .sampling import encode, sample
 from .sde import SDE
 from .solution import Solution, Step
-from .table import Row, Table
+from .row import Row
+from .table import Table
 
 __version__ = "0.1.0"
 

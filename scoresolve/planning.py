@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -107,39 +107,47 @@ def plan(request: Request, steps: int | None, nfe: int | None) -> tuple[Runner, 
     return _within_budget(request, nfe)
 
 
-def _within_budget(request: Request, nfe: int) -> tuple[Runner, np.ndarray]:
-    """The runner with the most steps that makes at most ``nfe`` calls."""
+Plan: TypeAlias = tuple[int, Runner, np.ndarray]
+"""Cost, runner, times."""
 
-    def attempt(steps: int, **more: Any) -> tuple[Runner, np.ndarray, int]:
+
+def _within_budget(request: Request, nfe: int) -> tuple[Runner, np.ndarray]:
+    """The runner that makes the most calls up to ``nfe``: of the most steps, or with the options the solver spares."""
+
+    def attempt(steps: int, **more: Any) -> Plan:
         times = request.times_of(steps)
         runner = request.runner_of(times, **more)
         assert runner.nfe is not None
-        return runner, times, runner.nfe
+        return runner.nfe, runner, times
 
     # one call a step unless the solver says otherwise: the guess is nearly always right
     steps = max(1, nfe // request.info.evaluations)
-    runner, times, cost = attempt(steps)
-    while cost > nfe and steps > 1:
-        steps = max(1, min(steps - 1, steps * nfe // cost))
-        runner, times, cost = attempt(steps)
-    spare = {name: value for name, value in request.info.spare.items() if name not in request.options}
-    if cost > nfe and spare:
-        runner, times, cost = attempt(1, **spare)
-    if cost > nfe:
+    best = attempt(steps)
+    while best[0] > nfe and steps > 1:
+        steps = max(1, min(steps - 1, steps * nfe // best[0]))
+        best = attempt(steps)
+    longer: Plan | None = best
+    while best[0] < nfe and (longer := _room_for(attempt, steps + 1)) and longer[0] <= nfe:
+        steps, best = steps + 1, longer
+    for count in (steps, steps + 1) if best[0] < nfe else (steps,) if best[0] > nfe else ():
+        for spare in request.info.spare:
+            other = _room_for(attempt, count, **{k: v for k, v in spare.items() if k not in request.options})
+            if other and other[0] <= nfe and (best[0] > nfe or other[0] > best[0]):
+                best = other
+    if best[0] > nfe:
         raise ValueError(
-            f"one step of {request.info.name!r} needs {cost} network calls here, more than nfe={nfe}: "
-            f"ask for nfe={cost} at least, or use a solver of one call a step"
+            f"one step of {request.info.name!r} needs {best[0]} network calls here, more than nfe={nfe}: "
+            f"ask for nfe={best[0]} at least, or use a solver of one call a step"
         )
-    for more in ({}, spare) if spare else ({},):
-        while cost < nfe:
-            try:
-                longer = attempt(steps + 1, **more)
-            except ValueError:  # no room: a table of betas has only so many times
-                break
-            if longer[2] > nfe:
-                break
-            steps, (runner, times, cost) = steps + 1, longer
-    return runner, times
+    return best[1:]
+
+
+def _room_for(attempt: Callable[..., Plan], steps: int, **more: Any) -> Plan | None:
+    """The attempt, or None where the grid has no room for so many steps: a table of betas has only so many times."""
+    try:
+        return attempt(steps, **more)
+    except ValueError:
+        return None
 
 
 def check_table(table: Table, model: ScoreModel, nfe: int | None, given: Mapping[str, Any]) -> Table:

@@ -36,15 +36,21 @@ def lagrange_basis(nodes: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 
 def lagrange_weights(
-    nodes: np.ndarray, a: float, b: float, kernel: Callable[[np.ndarray], np.ndarray], panel: float = 4.0
+    nodes: np.ndarray,
+    a: float,
+    b: float,
+    kernel: Callable[[np.ndarray], np.ndarray],
+    panel: float = 4.0,
+    clock: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """``w_j = int_a^b kernel(u) L_j(u) du``, by 32-point Gauss-Legendre quadrature on panels, in float64.
+    """``w_j = int_a^b kernel(v) L_j(u(v)) dv``, by 32-point Gauss-Legendre quadrature on panels, in float64.
 
     Args:
-        nodes: q distinct finite numbers, shape (q,).
-        a, b: the limits, finite, in either order.
+        nodes: q distinct finite numbers of the clock u, shape (q,).
+        a, b: the limits of v, finite, in either order.
         kernel: a smooth function of an array.
-        panel: the longest interval given to one rule; a kernel exp(c u) with c up to 5 is then exact to rounding.
+        panel: the longest interval given to one rule; a kernel exp(c v) with c up to 5 is then exact to rounding.
+        clock: u(v), smooth; v itself if not given.
 
     Returns: float64 array of shape (q,). Raises: ValueError if nodes repeat or anything is infinite.
 
@@ -56,5 +62,6 @@ def lagrange_weights(
     require(len(set(nodes.tolist())) == len(nodes), f"distinct nodes, got {nodes}")
     edges = np.linspace(a, b, max(1, int(np.ceil(abs(b - a) / panel))) + 1)
     half = 0.5 * np.diff(edges)[:, None]
-    u = edges[:-1, None] + half * (1 + _POINTS)
-    return np.asarray((lagrange_basis(nodes, u) * (kernel(u) * half * _WEIGHTS)).sum(axis=(1, 2)))
+    v = edges[:-1, None] + half * (1 + _POINTS)
+    u = v if clock is None else clock(v)
+    return np.asarray((lagrange_basis(nodes, u) * (kernel(v) * half * _WEIGHTS)).sum(axis=(1, 2)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
@@ -48,14 +48,15 @@ class SolverInfo:
     Attributes:
         name, aliases: how it is called.
         kind: "ode" if it follows the probability flow by default, "sde" if it draws noise.
-        order: global order on a smooth problem, as measured by the tests (weak order for an SDE solver); 0 if it
-            does not converge as the grid is refined.
+        order: global order on a smooth problem with its history seeded (``start="high"``), as measured by the tests;
+            weak order for an SDE solver; 0 if it does not converge as the grid is refined.
+        strong_order: of an SDE solver on one Brownian path, as measured by the tests; None where it has no such path.
         evaluations: network calls a step.
         reference: paper and equation.
         build: ``build(sde, times, **options)`` -> table or runner.
         grid: the grid used if none is named.
         adaptive: whether it chooses its own steps; the grid then gives its ends, and the times of a trajectory.
-        spare: options that make one more step fit where a budget leaves a call over.
+        spare: sets of options that change the cost of a run, tried where a budget leaves calls over.
     """
 
     name: str
@@ -67,7 +68,8 @@ class SolverInfo:
     grid: str = "balanced"
     adaptive: bool = False
     aliases: tuple[str, ...] = ()
-    spare: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    spare: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    strong_order: float | None = None
 
     @property
     def summary(self) -> str:
@@ -94,7 +96,8 @@ def solver(
     grid: str = "balanced",
     adaptive: bool = False,
     aliases: tuple[str, ...] = (),
-    spare: Mapping[str, Any] | None = None,
+    spare: Sequence[Mapping[str, Any]] = (),
+    strong_order: float | None = None,
 ) -> Callable[[Build], Build]:
     """Register ``build(sde, times, **options)`` under a name; the arguments are those of :class:`SolverInfo`.
 
@@ -116,7 +119,7 @@ def solver(
 
     def register(build: Build) -> Build:
         info = SolverInfo(
-            name, kind, order, evaluations, reference, build, grid, adaptive, tuple(aliases), dict(spare or {})
+            name, kind, order, evaluations, reference, build, grid, adaptive, tuple(aliases), tuple(spare), strong_order
         )
         for taken in (name, *aliases):
             if taken in _SOLVERS:

@@ -1,20 +1,13 @@
 """A fixed-grid solver is a table: one row of numbers for each network call, and one loop that runs any of them.
 
-Registers: the base state ``x``, the outputs ``m[0]`` (newest), ``m[1]``, ..., and the point ``y`` at which the
-network is asked next. A row says
-
-    m = [model(y, row.t), *m]                          evaluate
-    x = commit . (x, m[0], m[1], ...) + noise * z      move the base state (identity inside a step)
-    y = propose . (x, m[0], m[1], ...)                 where to ask next (identity: y = x)
-
-so the number of network calls is the number of rows. Multistep methods do their work in ``commit``; Runge-Kutta
-stages are ``propose``, and the last stage commits. The numbers are made once, on the host, in float64.
+What a row says is in ``row.py``. Multistep methods do their work in ``commit``; Runge-Kutta stages are ``propose``,
+and the last stage commits. The number of network calls is the number of rows. The numbers are made once, on the host,
+in float64.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,50 +15,20 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast, get_args
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .errors import require
 from .model import ScoreModel
 from .noise import SOLVER, NoiseSource
 from .predictions import Prediction
+from .row import IDENTITY, Row, accumulate, combine
 from .sde import SDE
 
 Stats: TypeAlias = dict[str, Any]
 AfterStep: TypeAlias = Callable[[int, float, Tensor], Tensor]
 """``after_step(step, time, x) -> x``: called when the base state has reached the end of a step."""
 
-IDENTITY = (1.0,)
-_FORMAT = "scoresolve table 1"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One network call and what is done with it.
-
-    Attributes:
-        t: the time at which the network is asked.
-        s: the time the base state stands at after ``commit``; None if it has not moved.
-        commit: weights on (x, m[0], m[1], ...) of the new base state; ``(1.0,)`` leaves it.
-        noise: multiplier of the standard normal noise added by the commit.
-        propose: weights on (x, m[0], m[1], ...) of the next point to ask at; ``(1.0,)`` is x itself.
-    """
-
-    t: float
-    s: float | None
-    commit: tuple[float, ...] = IDENTITY
-    noise: float = 0.0
-    propose: tuple[float, ...] = IDENTITY
-
-    def problem(self, number: int) -> str:
-        """What is wrong with this row as row ``number`` of a table, in terms of what was expected; "" if nothing."""
-        if not all(map(math.isfinite, (*self.commit, self.noise, *self.propose))):
-            return "finite weights"
-        if not self.commit or not self.propose:
-            return "a weight on x"
-        if max(len(self.commit), len(self.propose)) - 2 > number:
-            return "weights only on outputs already made"
-        return "noise of at least 0" if self.noise < 0 else ""
+_FORMAT = "scoresolve table 2"
 
 
 @dataclass(frozen=True)
@@ -77,8 +40,8 @@ class Table:
         predicts: what the outputs m are: "data", "noise", "velocity", ...
         start: the time at which it starts.
         solver, path, options: where it comes from, for people and for checks.
-        exact_on: "data" if a step is exact for a constant data prediction, "velocity" for a constant velocity,
-            "" if it makes neither claim; the claim is checked by :meth:`verify`.
+        exact_on: "data", "noise" or "velocity" if every step is exact where that prediction is constant, "" if no
+            such claim is made; the claim is checked by :meth:`verify`.
 
     Raises: ValueError for weights that are not finite, refer to outputs not yet made, or times out of place.
 
@@ -105,8 +68,10 @@ class Table:
     def __post_init__(self) -> None:
         require(len(self.rows) > 0, "a table of at least one row")
         require(self.predicts in get_args(Prediction), f"predicts to be one of {get_args(Prediction)}")
+        drawn: list[bool] = []
         for number, row in enumerate(self.rows):
-            problem = row.problem(number)
+            drawn = [row.draws, *drawn] if row.normals else drawn
+            problem = row.problem(number, drawn)
             if problem:
                 raise ValueError(f"expected {problem} in row {number} of {self.solver or 'the table'}, got {row}")
             size = sum(map(abs, (*row.commit, *row.propose)))
@@ -145,12 +110,12 @@ class Table:
     @property
     def history(self) -> int:
         """How many outputs must be kept."""
-        return max(1, *(max(len(row.commit), len(row.propose)) - 1 for row in self.rows))
+        return max(1, *(row.outputs for row in self.rows))
 
     @property
     def stochastic(self) -> bool:
         """Whether any row adds noise."""
-        return any(row.noise > 0 for row in self.rows)
+        return any(row.draws for row in self.rows)
 
     @property
     def one_step(self) -> bool:
@@ -158,7 +123,7 @@ class Table:
         fresh = 0
         for row in self.rows:
             fresh += 1
-            if max(len(row.commit), len(row.propose)) - 1 > fresh:
+            if row.outputs > fresh:
                 return False
             if row.s is not None:
                 fresh = 0
@@ -169,22 +134,23 @@ class Table:
     def verify(self, sde: SDE) -> Table:
         """Check the claim ``exact_on`` on a path, step by step to 1e-9; returns the table itself.
 
-        A step from t to s that is exact for a constant data prediction D must take ``alpha_t D`` to ``alpha_s D``; one
-        that is exact for a constant velocity must take x to ``x + (s - t) velocity``. Raises: ValueError.
+        A step from t to s that is exact for a constant data prediction D must take ``alpha_t D`` to ``alpha_s D``; for
+        a constant noise prediction ``sigma_t eps`` to ``sigma_s eps``; for a constant velocity x to
+        ``x + (s - t) velocity``. Raises: ValueError.
         """
         if not self.exact_on:
             return self
         times, step = self.times, 0
-        alpha = sde.alpha(times)
+        solution = {"data": sde.alpha(times), "noise": sde.sigma(times), "velocity": times - times[0]}
         for number, row in enumerate(self.rows):
             if row.s is None:
                 continue
-            of_x, of_outputs = row.commit[0], sum(row.commit[1:])
-            if self.exact_on == "data":
-                error = of_x * alpha[step] + of_outputs - alpha[step + 1]
-            else:
-                error = abs(of_x - 1) + abs(of_outputs - (times[step + 1] - times[step]))
-            require(abs(error) < 1e-9, f"row {number} to be exact for constant {self.exact_on}, off by {error:.3g}")
+            claim = row.asks or self.exact_on
+            truth, scale = solution[claim], max(1.0, abs(row.commit[0]))
+            error = row.commit[0] * truth[step] + sum(row.commit[1:]) - truth[step + 1]
+            if claim == "velocity":
+                error += abs(row.commit[0] - 1)
+            require(abs(error) < 1e-9 * scale, f"row {number} to be exact for constant {claim}, off by {error:.3g}")
             step += 1
         return self
 
@@ -198,19 +164,24 @@ class Table:
         Args: x of shape (batch, ...), at time ``times[0]``; noise is asked for draw ``number of the row``;
         ``after_step(step, time, x)`` may return a changed state. Returns the state at ``times[-1]`` and no statistics.
         """
-        model.prepare([row.t for row in self.rows], self.predicts)
-        history, outputs, y, step = self.history, cast(list[Tensor], []), x, 0
+        for kind in {row.asks or self.predicts for row in self.rows}:
+            model.prepare([row.t for row in self.rows if (row.asks or self.predicts) == kind], kind)
+        history, kept = self.history, max(row.normals for row in self.rows)
+        outputs, normals = cast(list[Tensor], []), cast(list[Tensor | None], [])
+        y, step = x, 0
         for number, row in enumerate(self.rows):
             model.at_step(step)
-            outputs = [model.evaluate(y, row.t, self.predicts), *outputs[: history - 1]]
-            x = _combine(row.commit, x, outputs)
-            if row.noise > 0:
-                x = torch.add(x, noise.draw(SOLVER, number, x), alpha=row.noise)
+            outputs = [model.evaluate(y, row.t, row.asks or self.predicts), *outputs[: history - 1]]
+            if row.normals:
+                normals = [noise.draw(SOLVER, number, x) if row.draws else None, *normals[: kept - 1]]
+            moved = combine(row.commit, x, outputs)
+            x = accumulate(moved, row.noise, normals, fresh=moved is not x)
             if row.s is not None:
                 step += 1
                 if after_step is not None:
                     x = after_step(step, row.s, x)
-            y = _combine(row.propose, x, outputs)
+            y = combine(row.propose, x, outputs)
+            y = accumulate(y, row.propose_noise, normals, fresh=y is not x)
         return x, {}
 
     # -- printing and JSON ------------------------------------------------------------------------------------
@@ -223,9 +194,7 @@ class Table:
         lines = [head, f"{'call':>4} {'t':>10} {'-> s':>10}  weights"]
         for number, row in enumerate(self.rows):
             reached = "" if row.s is None else f"{row.s:.6g}"
-            parts = [f"x <- {_formula(row.commit, row.noise)}"] if row.s is not None else []
-            parts += [f"y <- {_formula(row.propose, 0.0)}"] if row.propose != IDENTITY else []
-            lines.append(f"{number:>4} {row.t:>10.6g} {reached:>10}  {'; '.join(parts)}")
+            lines.append(f"{number:>4} {row.t:>10.6g} {reached:>10}  {row.formulas()}")
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -238,7 +207,7 @@ class Table:
         try:
             content = json.loads(text)
             require(isinstance(content, dict) and content.pop("format", None) == _FORMAT, f"{_FORMAT!r} in JSON")
-            rows = tuple(_row_from(row) for row in content.pop("rows"))
+            rows = tuple(Row.from_content(row) for row in content.pop("rows"))
             table = cls(rows=rows, **{**content, "start": float(content["start"])})
         except (TypeError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(f"expected the JSON of a table, as Table.save writes it: {error}") from error
@@ -254,30 +223,3 @@ class Table:
         """Read a table that :meth:`save` wrote; data only, nothing is executed. Raises: ValueError, OSError."""
         return cls.from_json(Path(path).read_text())
 
-
-def _combine(weights: tuple[float, ...], x: Tensor, outputs: list[Tensor]) -> Tensor:
-    """``weights . (x, *outputs)``, one fused operation for each weight that is not zero."""
-    if weights == IDENTITY:
-        return x
-    first, *rest = weights
-    total = x * first if first != 1.0 else x
-    for weight, output in zip(rest, outputs, strict=False):
-        if weight != 0.0:
-            # x itself is never written into: it may be the caller's, or a state kept in a trajectory
-            total = torch.add(total, output, alpha=weight) if total is x else total.add_(output, alpha=weight)
-    return total
-
-
-def _formula(weights: tuple[float, ...], noise: float) -> str:
-    names = ["x", *(f"m{j}" for j in range(len(weights) - 1))]
-    terms = [f"{weight:+.6g} {name}" for weight, name in zip(weights, names, strict=True) if weight != 0.0]
-    return " ".join([*terms, f"+{noise:.6g} z"] if noise else terms) or "0"
-
-
-def _row_from(content: Mapping[str, Any]) -> Row:
-    """A row from parsed JSON; every value is turned into the number it must be."""
-    numbers = {name: tuple(float(w) for w in content[name]) for name in ("commit", "propose")}
-    reached = content["s"]
-    return Row(
-        t=float(content["t"]), s=None if reached is None else float(reached), noise=float(content["noise"]), **numbers
-    )

@@ -1,5 +1,18 @@
 """The solvers; importing this package registers them all. One file for each derivation."""
 
-from . import adaptive, ancestral, euler_maruyama, exponential, langevin, runge_kutta
+from . import exponential, unipc, adams, runge_kutta, single, ancestral, euler_maruyama, sa, restart, srk, langevin, adaptive  # noqa: I001  the order of the tables
 
-__all__ = ["adaptive", "ancestral", "euler_maruyama", "exponential", "langevin", "runge_kutta"]
+__all__ = [
+    "adams",
+    "adaptive",
+    "ancestral",
+    "euler_maruyama",
+    "exponential",
+    "langevin",
+    "restart",
+    "runge_kutta",
+    "sa",
+    "single",
+    "srk",
+    "unipc",
+]

@@ -19,6 +19,13 @@ Reverse diffusion (Song et al. 2021, app. E) discretises the reverse SDE as the 
     x_s = x_t - (a - 1) x_t + (1 + eta^2)/2 G^2 score(x_t, t) + eta G z,      score = (alpha_t D - x_t) / sigma_t^2.
 
 Where either end has no noise or no signal, a step of it is the exponential one, of the same eta.
+
+k-diffusion's ancestral samplers take a deterministic step to a level below s, and come up to s by fresh noise:
+
+    rho_up = min(rho_s, eta rho_s sqrt(1 - e^{-2h})),      rho_down = sqrt(rho_s^2 - rho_up^2),
+
+so that at eta = 1 ``rho_down = rho_s^2 / rho_t``. With DDIM's (Euler's) step this is DDIM's own eta. Going up is
+exact, so the order is that of the step and of the splitting: strong order 1, weak order 2 with a second-order step.
 """
 
 from __future__ import annotations
@@ -30,16 +37,20 @@ from typing import Literal
 import numpy as np
 
 from ..errors import require
+from ..forms import Form, data_form, noise_form, sde_step
 from ..registry import solver
+from ..row import Row
 from ..sde import SDE, Point
-from ..table import Row, Table
-from .exponential import sde_step
+from ..single_step import EULER, MIDPOINT, noise_weights, raised, single_step_rows
+from ..table import Table
+from .exponential import ddim_rows
 
 
 @solver(
     "ddpm",
     kind="sde",
     order=1,
+    strong_order=1,
     reference="Ho et al. 2020, arXiv:2006.11239, eq. 7; Song et al. 2021, arXiv:2011.13456, app. F",
     aliases=("ancestral",),
 )
@@ -54,7 +65,7 @@ def ddpm(sde: SDE, times: np.ndarray, *, variance: Literal["posterior", "forward
         of_x, of_data, noise = sde_step(here, there, eta=1.0)
         if variance == "forward" and there.sigma > 0:
             noise = here.sigma * math.sqrt(_share_added(here, there))
-        rows.append(Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise))
+        rows.append(Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise_weights(noise)))
     return Table.of(rows, times, sde, "ddpm", options={"variance": variance}, exact_on="data")
 
 
@@ -62,6 +73,7 @@ def ddpm(sde: SDE, times: np.ndarray, *, variance: Literal["posterior", "forward
     "reverse_diffusion",
     kind="sde",
     order=1,
+    strong_order=1,
     reference="Song et al. 2021, arXiv:2011.13456, eq. 46",
 )
 def reverse_diffusion(sde: SDE, times: np.ndarray, *, eta: float = 1.0) -> Table:
@@ -78,8 +90,61 @@ def reverse_diffusion(sde: SDE, times: np.ndarray, *, eta: float = 1.0) -> Table
             a, share = here.alpha / there.alpha, _share_added(here, there)
             pull = 0.5 * (1 + eta**2) * share
             of_x, of_data, noise = 2 - a - pull, pull * here.alpha, eta and eta * here.sigma * math.sqrt(share)
-        rows.append(Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise))
+        rows.append(Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise_weights(noise)))
     return Table.of(rows, times, sde, "reverse_diffusion", options={"eta": eta})
+
+
+@solver("euler_ancestral", kind="sde", order=1, strong_order=1, reference="Crowson 2022, k-diffusion")
+def euler_ancestral(sde: SDE, times: np.ndarray, *, eta: float = 1.0) -> Table:
+    """Euler ancestral: a step of Euler in rho to a lower level, and noise up to the next; DDIM of that eta.
+
+    eta: DDIM's multiplier of the noise's standard deviation, 0 to 1.
+    """
+    require(eta >= 0, f"eta >= 0, got {eta}")
+    return Table.of(ddim_rows(sde, times, eta), times, sde, "euler_ancestral", options={"eta": eta}, exact_on="data")
+
+
+@solver("dpm_2_ancestral", kind="sde", order=2, strong_order=1, evaluations=2, reference="Crowson 2022, k-diffusion", spare=({"last": 1},))
+def dpm_2_ancestral(sde: SDE, times: np.ndarray, *, eta: float = 1.0, last: int | None = None) -> Table:
+    """DPM-Solver-2 ancestral: a step of ``dpm_solver_2s`` to a lower level, and noise up to the next.
+
+    eta: as in ``euler_ancestral``. last: stages of the last step above noise zero, 1 or 2.
+    """
+    return _ancestral("dpm_2_ancestral", noise_form(sde), times, eta, last)
+
+
+@solver("dpmpp_2s_ancestral", kind="sde", order=2, strong_order=1, evaluations=2, reference="Crowson 2022, k-diffusion", spare=({"last": 1},))
+def dpmpp_2s_ancestral(sde: SDE, times: np.ndarray, *, eta: float = 1.0, last: int | None = None) -> Table:
+    """DPM-Solver++(2S) ancestral: a step of ``dpmpp_2s`` to a lower level, and noise up to the next.
+
+    eta: as in ``euler_ancestral``. last: stages of the last step above noise zero, 1 or 2.
+    """
+    return _ancestral("dpmpp_2s_ancestral", data_form(sde), times, eta, last)
+
+
+def _ancestral(name: str, form: Form, times: np.ndarray, eta: float, last: int | None) -> Table:
+    require(eta >= 0, f"eta >= 0, got {eta}")
+    require(last in (None, 1, 2), f"last= to be 1 or 2, got {last!r}")
+    points = form.sde.points(times)
+    final = len(points) - 2 - (1 if points[-1].sigma == 0 and len(points) > 2 else 0)
+    rows: list[Row] = []
+    for i, (here, there) in enumerate(pairwise(points)):
+        scheme = EULER if last == 1 and i == final else MIDPOINT
+        down = _below(form.sde, here, there, eta)
+        step = single_step_rows(form, scheme, here, down)
+        rows += step if down is there else [*step[:-1], raised(step[-1], down, there)]
+    options = {"eta": eta, **({} if last is None else {"last": last})}
+    return Table.of(rows, times, form.sde, name, predicts=form.predicts, options=options)
+
+
+def _below(sde: SDE, here: Point, there: Point, eta: float) -> Point:
+    """The point that a step goes down to before noise lifts it to ``there``."""
+    share = min(1.0, eta * math.sqrt(-math.expm1(-2 * (there.lam - here.lam))))
+    if share == 0 or there.sigma == 0:
+        return there
+    if share == 1:  # from a time without signal: all the noise is new
+        return Point(t=0.0, alpha=there.alpha, sigma=0.0, lam=math.inf)
+    return sde.points(np.array([sde.time(there.lam - 0.5 * math.log1p(-(share**2)))]))[0]
 
 
 def _share_added(here: Point, there: Point) -> float:

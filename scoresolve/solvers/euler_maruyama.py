@@ -18,16 +18,19 @@ from itertools import pairwise
 import numpy as np
 
 from ..errors import require
+from ..forms import sde_step
 from ..registry import solver
+from ..row import Row
 from ..sde import SDE
-from ..table import Row, Table
-from .exponential import sde_step
+from ..single_step import noise_weights
+from ..table import Table
 
 
 @solver(
     "euler_maruyama",
     kind="sde",
     order=1,
+    strong_order=1,
     reference="Maruyama 1955; Song et al. 2021, arXiv:2011.13456, app. E",
 )
 def euler_maruyama(sde: SDE, times: np.ndarray, *, eta: float = 1.0) -> Table:
@@ -45,5 +48,5 @@ def euler_maruyama(sde: SDE, times: np.ndarray, *, eta: float = 1.0) -> Table:
             dt = here.t - there.t
             pull = 0.5 * (1 + eta**2) * g2 * dt / here.sigma**2
             of_x, of_data, noise = 1 - f * dt - pull, pull * here.alpha, eta and eta * math.sqrt(g2 * dt)
-        rows.append(Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise))
+        rows.append(Row(t=here.t, s=there.t, commit=(of_x, of_data), noise=noise_weights(noise)))
     return Table.of(rows, times, sde, "euler_maruyama", options={"eta": eta})

@@ -1,57 +1,76 @@
-"""Runge-Kutta methods on the probability flow ``dx/dt = velocity(x, t)``, in the clock t.
+r"""Runge-Kutta methods on the probability flow, in the clocks rho, log rho and t.
 
-A step from t to s with dt = s - t (negative when sampling):
+With x scaled by alpha the flow is ``d(x/alpha)/d rho = eps``, the same on every process at equal noise levels; as it
+stands it is ``dx/dt = velocity``. A step is a scheme of ``single_step.py`` on one of three forms (``forms.py``):
 
-    Euler:  x_s = x + dt v(x, t)
-    Heun:   y = x + dt v(x, t),    x_s = x + dt/2 (v(x, t) + v(y, s))
+    clock      output     the integral           the same as
+    rho        noise      classical Runge-Kutta  Karras et al. 2022 (Heun), DEIS rho-RK
+    log_rho    noise      exponential            DPM-Solver (stages equally spaced in lam)
+    t          velocity   classical Runge-Kutta  torchdiffeq's fixed grids, flow matching
 
-The velocity ``alpha' data + sigma' noise`` is not defined at noise zero for most networks, so Heun's last step is
-Euler's where sigma(s) = 0, as in EDM: 2N - 1 calls.
+Euler in rho, in log rho and DDIM are one method, and on a path whose alpha and sigma are linear in t Euler in t is too.
+No stage is asked for at noise zero: there the last step is Euler's (EDM's 2N - 1 calls).
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
 from ..errors import require
+from ..forms import Form, noise_form, velocity_form
 from ..registry import solver
 from ..sde import SDE
-from ..table import Row, Table
+from ..single_step import BOGACKI, EULER, FOUR_STAGE, HEUN, KUTTA, MIDPOINT, Scheme
+from ..table import Table
+from .families import lower, single_step_table
+
+RungeKuttaClock = Literal["rho", "log_rho", "t"]
+DEIS = "Zhang and Chen 2023, arXiv:2204.13902, rho-RK"
 
 
-@solver("euler", order=1, reference="Euler 1768; in rho, Karras et al. 2022, arXiv:2206.00364, alg. 1")
-def euler(sde: SDE, times: np.ndarray) -> Table:
-    """Euler's method on the probability flow, in t."""
-    rows = [_euler_row(t, s) for t, s in pairwise(times.tolist())]
-    return Table.of(rows, times, sde, "euler", predicts="velocity", exact_on="velocity")
+def clock_form(sde: SDE, clock: str) -> Form:
+    """The form whose stages are equally spaced in a clock."""
+    require(clock in ("rho", "log_rho", "t"), f'clock="rho", "log_rho" or "t", got {clock!r}')
+    return velocity_form(sde) if clock == "t" else noise_form(sde, clock="rho" if clock == "rho" else "lam")
 
 
-@solver(
-    "heun",
-    order=2,
-    evaluations=2,
-    reference="Heun 1900; Karras et al. 2022, arXiv:2206.00364, alg. 1",
-    spare={"last": "euler"},
-)
-def heun(sde: SDE, times: np.ndarray, *, last: Literal["heun", "euler"] = "heun") -> Table:
-    """Heun's method (the trapezoid rule, predicted by Euler) on the probability flow, in t.
+def _register(
+    name: str, schemes: dict[int, Scheme], order: int, summary: str, reference: str, aliases: tuple[str, ...] = ()
+) -> None:
+    stages = max(schemes)
 
-    last: "euler" ends with a step of Euler, one call cheaper; always so where the last noise level is zero.
+    def build(sde: SDE, times: np.ndarray, *, clock: RungeKuttaClock = "rho", last: int | None = None) -> Table:
+        return single_step_table(name, clock_form(sde, clock), times, schemes, last, clock=clock)
+
+    build.__doc__ = f"""{summary}
+
+    clock: "rho" (EDM's sigma, on any process), "log_rho" or "t". last: stages of the last step above noise zero, 1 to
+    {stages} (default {stages}), to meet a budget exactly.
     """
-    require(last in ("heun", "euler"), f'last="heun" or "euler", got {last!r}')
-    rows: list[Row] = []
-    for t, s in pairwise(times.tolist()):
-        if sde.sigma(s) == 0 or (s == times[-1] and last == "euler"):
-            rows.append(_euler_row(t, s))
-            continue
-        dt = s - t
-        rows.append(Row(t=t, s=None, propose=(1.0, dt)))
-        rows.append(Row(t=s, s=s, commit=(1.0, dt / 2, dt / 2)))
-    return Table.of(rows, times, sde, "heun", predicts="velocity", exact_on="velocity")
+    solver(
+        name, order=order, evaluations=stages, reference=reference, spare=lower(schemes), aliases=aliases
+    )(build)
 
 
-def _euler_row(t: float, s: float) -> Row:
-    return Row(t=t, s=s, commit=(1.0, s - t))
+_register("euler", {1: EULER}, 1, "Euler's method on the probability flow.", "Euler 1768; Karras et al. 2022, arXiv:2206.00364")
+_register(
+    "heun", {1: EULER, 2: HEUN}, 2, "Heun's method: the trapezoid rule, predicted by Euler.",
+    f"Heun 1900; Karras et al. 2022, arXiv:2206.00364, alg. 1; {DEIS}", aliases=("rho_rk2",),
+)  # fmt: skip
+_register(
+    "midpoint", {1: EULER, 2: MIDPOINT}, 2, "The midpoint method; in log rho it is DPM-Solver-2.", f"Runge 1895; {DEIS}",
+)  # fmt: skip
+_register(
+    "kutta_3", {1: EULER, 2: MIDPOINT, 3: KUTTA}, 3, "Kutta's third-order method.",
+    f"Kutta 1901; {DEIS}", aliases=("rho_rk3",),
+)  # fmt: skip
+_register(
+    "bogacki_shampine", {1: EULER, 2: MIDPOINT, 3: BOGACKI}, 3, "Bogacki and Shampine's third-order method.",
+    "Bogacki and Shampine 1989",
+)  # fmt: skip
+_register(
+    "rk4", {1: EULER, 2: MIDPOINT, 3: KUTTA, 4: FOUR_STAGE}, 4, "The classical fourth-order Runge-Kutta method.",
+    f"Kutta 1901; {DEIS}", aliases=("rho_rk4",),
+)  # fmt: skip

@@ -1,0 +1,109 @@
+"""What the solvers of a family share: from a form and a rule to a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+
+from ..errors import require
+from ..forms import Form
+from ..multistep import RULES, Corrector, Multistep, Start
+from ..registry import solver
+from ..row import Row
+from ..sde import SDE
+from ..single_step import Scheme, step_table_rows
+from ..table import Table
+
+Correction = Literal["exact", "bh1", "bh2"]
+Weights = Literal["exact", "published", "bh1", "bh2", "adams", "ipndm_v"]
+CORRECTIONS: tuple[str, ...] = get_args(Correction)
+
+
+def counted(outputs: int) -> str:
+    """ "1 output", "2 outputs", ..."""
+    return f"{outputs} output{'s' * (outputs > 1)}"
+
+
+def multistep_solver(
+    name: str,
+    summary: str,
+    form: Callable[[SDE], Form],
+    *,
+    outputs: int,
+    order: int,
+    reference: str,
+    weights: Weights = "exact",
+    start: Start = "low",
+    aliases: tuple[str, ...] = (),
+) -> None:
+    """Register a deterministic multistep method: its form, how many outputs it uses and how it weighs them."""
+    default, default_start = weights, start
+
+    def build(
+        sde: SDE,
+        times: np.ndarray,
+        *,
+        weights: Weights = default,
+        start: Start = default_start,
+        lower_order_final: bool | None = None,
+        unic: Correction | None = None,
+    ) -> Table:
+        return multistep_table(name, form(sde), times, outputs, weights, start, lower_order_final, unic)
+
+    build.__doc__ = f"""{summary}
+
+    weights: "exact", "published", "bh1", "bh2" or "adams", how the polynomial through the outputs is integrated. start:
+    "low" (the order ramps up) or "high" (first steps of full order). lower_order_final: True ends at lower order; None
+    does so only where the last noise level is zero. unic: a corrector, "exact", "bh1" or "bh2": one order more.
+    """
+    solver(name, order=order, reference=reference, aliases=aliases)(build)
+
+
+def multistep_table(
+    name: str,
+    form: Form,
+    times: np.ndarray,
+    order: int,
+    weights: str,
+    start: Start,
+    lower_order_final: bool | None,
+    unic: str | None = None,
+    **options: object,
+) -> Table:
+    """The table of a multistep method of one form; ``weights`` and ``unic`` are names of ``RULES``."""
+    require(weights in RULES, f"weights= to be one of {', '.join(RULES)}, got {weights!r}")
+    require(unic is None or unic in CORRECTIONS, f"unic= to be one of {', '.join(CORRECTIONS)}, got {unic!r}")
+    corrector = Corrector(RULES[unic], order + 1) if unic else None
+    method = Multistep.started(lambda _: form, order, RULES[weights], corrector, start, lower_order_final)
+    said = {**options, "weights": weights, "start": start, "lower_order_final": lower_order_final, "unic": unic}
+    rows = method.rows(form.sde, times)
+    return table_of(name, form, times, rows, {key: value for key, value in said.items() if value is not None})
+
+
+def table_of(name: str, form: Form, times: np.ndarray, rows: Sequence[Row], options: dict[str, object]) -> Table:
+    """The table of rows made of a form."""
+    return Table.of(rows, times, form.sde, name, predicts=form.predicts, options=options, exact_on=form.exact_on)
+
+
+def lower(schemes: Mapping[int, Scheme]) -> tuple[dict[str, int], ...]:
+    """The options by which a single-step method meets any budget: fewer stages in its last step."""
+    return tuple({"last": stages} for stages in sorted(schemes)[:-1])
+
+
+def single_step_table(
+    name: str, form: Form, times: np.ndarray, schemes: Mapping[int, Scheme], last: int | None, **options: object
+) -> Table:
+    """The table of a single-step method; ``last``: stages of the last step that ends above noise zero (default all).
+
+    ``schemes`` holds the family's scheme for each number of stages; the largest is the method itself.
+    """
+    stages, steps = max(schemes), len(times) - 1
+    require(last is None or last in schemes, f"last= to be one of {sorted(schemes)}, got {last!r}")
+    counts = [stages] * steps
+    final = steps - 1 - (1 if form.sde.sigma(float(times[-1])) == 0 and steps > 1 else 0)
+    counts[final] = last or stages
+    rows = step_table_rows(form.sde, times, form, [schemes[count] for count in counts])
+    said = {**options, **({} if last is None else {"last": last})}
+    return table_of(name, form, times, rows, said)
