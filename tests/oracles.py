@@ -16,7 +16,7 @@ PROCESSES: dict[str, ss.SDE] = {
     "edm": ss.EDM(),
     "flow": ss.RectifiedFlow(),
     "ddpm_table": ss.DiscreteVPSDE.linear(),
-    "user": ss.GaussianPath(alpha=lambda t: torch.cos(1.5 * t), sigma=lambda t: torch.sin(1.5 * t)),
+    "user": ss.GaussianPath(alpha=lambda t: torch.cos(1.55 * t), sigma=lambda t: torch.sin(1.55 * t)),
 }
 SMOOTH = [name for name in PROCESSES if name != "ddpm_table"]  # beta is piecewise constant in a table
 TABLES = [info for info in ss.solvers() if not info.adaptive and info.order > 0]

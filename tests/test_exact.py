@@ -121,7 +121,7 @@ def test_the_affine_map_is_that_of_the_public_interface(info: ss.SolverInfo) -> 
                 z[4 + 3 * index : 7 + 3 * index] = torch.eye(3, dtype=like.dtype)
             return z
 
-    start = torch.zeros(4 + 3 * 10, 3, dtype=torch.float64)
+    start = torch.zeros(4 + 3 * 30, 3, dtype=torch.float64)
     start[1:4] = torch.eye(3)
     out = ss.sample(law.model(sde), start=start, solver=info.name, grid=times, noise=BasisNoise()).samples
     assert torch.allclose(out[0], basis @ offset, atol=1e-12)

@@ -1,161 +1,243 @@
-"""The declared order of every registered solver is the measured one, on exact Gaussians and a nonlinear mixture."""
+"""The declared order of every registered solver is the measured one, on a nonlinear mixture and on Gaussians."""
 
 from __future__ import annotations
+
+import csv
+import math
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import (
-    PROCESSES,
-    SMOOTH,
-    TABLES,
-    gaussian,
-    gaussian_error,
-    interval,
-    mixture_1d,
-    quantile_flow,
-    slopes,
-)
+from oracles import PROCESSES, TABLES, gaussian, gaussian_error, interval, slopes
 
 import scoresolve as ss
+from benchmarks import orders
 
-ODE_TABLES = [info for info in TABLES if info.kind == "ode"]
-SDE_TABLES = [info for info in TABLES if info.kind == "sde"]
-
-
-def _eta(info: ss.SolverInfo) -> float:
-    return 1.0 if info.kind == "sde" else 0.0
-
-
-@pytest.mark.parametrize("grid", ["log_snr", "quadratic"])
-@pytest.mark.parametrize("name", SMOOTH)
-@pytest.mark.parametrize("info", TABLES, ids=lambda info: info.name)
-def test_order_on_a_gaussian(info: ss.SolverInfo, name: str, grid: str) -> None:
-    """Mean, gain and noise of the output, exact, against those of the dynamics; last slope within 0.1 of the order."""
-    sde, law = PROCESSES[name], gaussian()
-    t_max, t_min = interval(sde)
-    errors = []
-    for steps in (128, 256, 512):
-        table = ss.build_table(info.name, sde, ss.grids.GRIDS[grid](sde, steps, t_max, t_min))
-        errors.append(gaussian_error(table, law, sde, _eta(info)))
-    assert slopes(errors)[-1] == pytest.approx(info.order, abs=0.1), slopes(errors)
-    assert errors[-1] < 0.1
+ODE = [info for info in TABLES if info.kind == "ode"]
+SDE = [info for info in TABLES if info.kind == "sde"]
+CLOCKED = [info for info in ODE if "clock" in info.options]
+# what depends on t and not on the noise levels alone
+IN_TIME = ["deis_tab1", "deis_tab2", "deis_tab3", "velocity_ab2", "velocity_ab3", "velocity_ab4"]
+DISCRETISED = ["euler_maruyama", "reverse_diffusion"]
+# solvers of the reverse SDE of level eta: their law given the start is that of the SDE, at the declared order
+OF_LEVEL_ETA = ["dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde", "seeds_1", "seeds_2", "seeds_3", "sra1", "sosra", *DISCRETISED]
 
 
-@pytest.mark.parametrize("info", TABLES, ids=lambda info: info.name)
-def test_mean_and_covariance_converge_to_the_closed_form(info: ss.SolverInfo) -> None:
-    """The law of the output itself, pushed through the table, for the processes of the field."""
-    law = gaussian(seed=3, d=4)
-    for name in ("ve", "vp", "subvp"):
-        sde = PROCESSES[name]
-        t_max, t_min = interval(sde)
-        exact = law.marginal(sde, t_min)
-        errors = []
-        for steps in (200, 400, 800):
-            out = ss.exact.push(ss.build_table(info.name, sde, ss.grids.uniform(sde, steps, t_max, t_min)), law, sde)
-            errors.append(float((out.covariance - exact.covariance).norm() + (out.mean - exact.mean).norm()))
-        # a total may cross its target, where its error falls faster than the order for a while: only a floor here
-        assert slopes(errors).mean() > info.order - 0.2, (name, slopes(errors))
-        assert errors[-1] < 0.05 * float(exact.covariance.norm())
+@pytest.mark.parametrize("info", ODE, ids=lambda info: info.name)
+def test_order_on_a_nonlinear_mixture(info: ss.SolverInfo) -> None:
+    """Against the exact flow (quantiles to quantiles), with seeded history; last slope within 0.25 of the order."""
+    errors = orders.flow_errors(info, ss.VPSDE())
+    # published iPNDM_v-4 is of order 2 where the steps change unevenly, and better on this grid: see below
+    if info.name != "ipndm_v_4":
+        assert orders.slope(errors) == pytest.approx(info.order, abs=0.25), np.array(errors)
+    assert errors[-1] < 0.01
 
 
-laws = st.tuples(
-    st.lists(st.floats(-3, 1), min_size=1, max_size=3),  # log10 of variances
-    st.floats(-2, 2),
-    st.integers(0, 1000),
+@pytest.mark.parametrize("path", ["ve", "vp", "subvp", "user", "flow"])
+@pytest.mark.parametrize("name", [*IN_TIME, *(f"{info.name}:t" for info in CLOCKED)])
+def test_order_of_what_depends_on_time_on_every_path(name: str, path: str) -> None:
+    """Where the path's own t enters, each path is measured."""
+    info, options = ss.get_solver(name.split(":")[0]), {"clock": "t"} if ":" in name else {}
+    errors = orders.flow_errors(info, PROCESSES[path], steps=(128, 256), **options)
+    # on paths that are nearly straight in t the leading term may all but vanish: faster is not refused here
+    assert orders.slope(errors) > info.order - 0.25, np.array(errors)
+
+
+@pytest.mark.parametrize("path", ["ve", "subvp", "cosine", "edm", "flow", "user"])
+@pytest.mark.parametrize(
+    "info", [i for i in TABLES if i.name not in (*IN_TIME, *DISCRETISED)], ids=lambda info: info.name
 )
+def test_the_path_does_not_matter(info: ss.SolverInfo, path: str) -> None:
+    """What is built on noise levels gives the same result on every path, so that one path's order is that of all."""
+    results = []
+    for sde in (PROCESSES["vp"], PROCESSES[path]):
+        times = ss.grids.log_snr(sde, 12, *interval(sde))
+        start = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None] * sde.sigma(times[0])
+        model = orders.mixture().model(sde)
+        out = ss.sample(model, start=start, solver=info.name, grid=times, seed=0).samples
+        results.append(out / sde.alpha(times[-1]))
+    assert torch.allclose(*results, rtol=1e-8, atol=1e-8)
 
 
-@settings(max_examples=40)
-@given(
-    drawn=laws, name=st.sampled_from(SMOOTH), info=st.sampled_from(TABLES), grid=st.sampled_from(["log_snr", "karras"])
-)
-def test_order_on_any_gaussian(
-    drawn: tuple[list[float], float, int], name: str, info: ss.SolverInfo, grid: str
-) -> None:
-    """Hypothesis draws the Gaussian, the path and the grid; errors fall at least at the declared order, less 0.2.
-
-    (Accidental cancellation may make one error smaller than it should be, so faster is not refused here.)
-    """
-    logs, mean, _ = drawn
-    variances = torch.tensor(logs, dtype=torch.float64).mul(np.log(10)).exp()
-    law = ss.exact.Gaussian(torch.full((len(logs),), mean, dtype=torch.float64), variances)
-    sde = PROCESSES[name]
-    t_max, t_min = interval(sde, -2.5, 2.0)
-    errors = [
-        gaussian_error(
-            ss.build_table(info.name, sde, ss.grids.GRIDS[grid](sde, steps, t_max, t_min)), law, sde, _eta(info)
-        )
-        for steps in (64, 1024)
-    ]
-    assert np.log2(errors[0] / errors[1]) / 4 > info.order - 0.2 or errors[1] < 1e-9
+@pytest.mark.parametrize("info", CLOCKED, ids=lambda info: info.name)
+def test_the_clock_log_rho_has_the_same_order(info: ss.SolverInfo) -> None:
+    errors = orders.flow_errors(info, ss.VPSDE(), clock="log_rho")
+    assert orders.slope(errors) == pytest.approx(info.order, abs=0.25)
 
 
-@pytest.mark.parametrize("name", SMOOTH)
-@pytest.mark.parametrize("info", ODE_TABLES, ids=lambda info: info.name)
-def test_order_on_a_nonlinear_mixture(info: ss.SolverInfo, name: str) -> None:
-    """Against the exact flow of a two-mode mixture (quantiles to quantiles); last slope within 0.2 of the order."""
-    sde, law = PROCESSES[name], mixture_1d()
-    t_max, t_min = interval(sde)
-    scale = float(np.hypot(sde.alpha(t_max), sde.sigma(t_max)))
-    start = scale * torch.linspace(-2, 2, 9, dtype=torch.float64)
-    exact = quantile_flow(law, start, sde, t_max, t_min)
-    errors = []
-    for steps in (128, 256, 512, 1024):
-        grid = ss.grids.log_snr(sde, steps, t_max, t_min)
-        out = ss.sample(law.model(sde), start=start[:, None], solver=info.name, grid=grid).samples[:, 0]
-        errors.append(float((out - exact).square().mean().sqrt()))
-    assert slopes(errors)[-1] == pytest.approx(info.order, abs=0.2), slopes(errors)
-    assert errors[-1] < 0.02
+@pytest.mark.parametrize("variant", ["exact", "bh1", "bh2"])
+@pytest.mark.parametrize("predicts", ["data", "noise"])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_unipc_gains_an_order_from_its_corrector(order: int, predicts: str, variant: str) -> None:
+    info = ss.get_solver(f"unipc_{order}")
+    with_it, without = (
+        orders.slope(orders.flow_errors(info, ss.VPSDE(), (128, 256), predicts=predicts, variant=variant, corrector=on))
+        for on in (True, False)
+    )
+    assert with_it == pytest.approx(order + 1, abs=0.25)
+    assert without == pytest.approx(order, abs=0.25)
 
 
-@pytest.mark.parametrize("weights", ["published", "exact"])
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 1.5])
-def test_the_two_step_rule_has_order_two_at_every_eta(eta: float, weights: str) -> None:
-    sde, law = ss.VPSDE(), gaussian()
-    t_max, t_min = interval(sde)
-    errors = []
+@pytest.mark.parametrize("name", ["dpmpp_2m", "exponential_3", "deis_tab2", "lms_3", "velocity_ab3"])
+def test_a_corrector_adds_an_order_to_any_multistep_method(name: str) -> None:
+    info = ss.get_solver(name)
+    errors = orders.flow_errors(info, ss.VPSDE(), (128, 256), unic="exact")
+    assert orders.slope(errors) == pytest.approx(info.order + 1, abs=0.25)
+
+
+@pytest.mark.parametrize("name", ["exponential_3", "lms_4", "velocity_ab3", "deis_tab3"])
+def test_a_low_start_caps_the_order_at_two(name: str) -> None:
+    info = ss.get_solver(name)
+    low = orders.flow_errors(info, ss.VPSDE(), (256, 512, 1024), start="low")
+    high = orders.flow_errors(info, ss.VPSDE(), (256, 512, 1024), start="high")
+    assert low[-1] > 3 * high[-1]
+    assert orders.slope(low) < info.order - 0.4
+
+
+@pytest.mark.parametrize(("name", "exact"), [("dpmpp_3m", 3), ("dpm_solver_3m", 3), ("dpmpp_2m", 2)])
+def test_published_weights_have_order_two_and_exact_ones_their_own(name: str, exact: int) -> None:
+    info = ss.get_solver(name)
+    published = orders.slope(orders.flow_errors(info, ss.VPSDE(), (256, 512)))
+    corrected = orders.slope(orders.flow_errors(info, ss.VPSDE(), (256, 512), weights="exact"))
+    assert published == pytest.approx(2, abs=0.1)
+    assert corrected == pytest.approx(exact, abs=0.1)
+
+
+def test_equal_step_weights_have_order_one_on_a_rough_grid_and_ipndm_v_two() -> None:
+    """Steps that alternate in length: iPNDM drops to order 1, and the sums of iPNDM_v-4's weights are off."""
+    sde = ss.VPSDE()
+    rough: dict[str, list[float]] = {"ipndm_4": [], "lms_4": [], "ipndm_v_4": []}
+    law, (first, last) = orders.mixture(), orders.ends(sde)
+    start = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    exact = orders.quantile_flow(law, start, sde, first, last)
     for steps in (128, 256, 512):
-        times = ss.grids.log_snr(sde, steps, t_max, t_min)
-        errors.append(
-            gaussian_error(ss.build_table("dpmpp_2m_sde", sde, times, eta=eta, weights=weights), law, sde, eta)
-        )
-    assert slopes(errors)[-1] == pytest.approx(2, abs=0.1)
+        lam = np.linspace(*orders.LAM, steps + 1)
+        lam[1:-1:2] += 0.3 * (lam[1] - lam[0])
+        times = np.array([first, *sde.time(lam[1:-1]), last])
+        for name, errors in rough.items():
+            table = ss.build_table(name, sde, times, start="high")
+            out = ss.sample(law.model(sde), start=start[:, None], solver=table).samples[:, 0]
+            errors.append(float((out - exact).square().mean().sqrt()))
+    assert orders.slope(rough["ipndm_4"]) == pytest.approx(1, abs=0.1)
+    assert orders.slope(rough["ipndm_v_4"]) < 2.1
+    assert orders.slope(rough["lms_4"]) == pytest.approx(4, abs=0.25)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 2.0])
-@pytest.mark.parametrize("solver", ["euler_maruyama", "reverse_diffusion"])
-def test_the_discretised_sdes_have_order_one_at_every_eta(solver: str, eta: float) -> None:
-    sde, law = ss.VPSDE(), gaussian()
-    t_max, t_min = interval(sde)
-    errors = [
-        gaussian_error(ss.build_table(solver, sde, ss.grids.log_snr(sde, steps, t_max, t_min), eta=eta), law, sde, eta)
-        for steps in (256, 512, 1024)
-    ]
-    assert slopes(errors)[-1] == pytest.approx(1, abs=0.1)
+# -- stochastic ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("info", SDE, ids=lambda info: info.name)
+def test_weak_order_in_closed_form(info: ss.SolverInfo) -> None:
+    """Mean and covariance of the output on Gaussian data, exact, against those of the marginal."""
+    errors = orders.law_errors(info, ss.VPSDE())
+    assert orders.slope(errors) == pytest.approx(info.order, abs=0.25), errors
+
+
+@pytest.mark.parametrize("path", ["ve", "vp", "subvp", "user"])
+@pytest.mark.parametrize("name", DISCRETISED)
+def test_weak_order_of_what_depends_on_time_on_every_path(name: str, path: str) -> None:
+    errors = orders.law_errors(ss.get_solver(name), PROCESSES[path], (256, 512))
+    assert orders.slope(errors) == pytest.approx(1, abs=0.25)
+
+
+@pytest.mark.parametrize("info", [i for i in SDE if i.strong_order], ids=lambda info: info.name)
+def test_strong_order_on_one_brownian_path(info: ss.SolverInfo) -> None:
+    """On the nonlinear mixture; the full measurement is that of ``benchmarks/orders.py``."""
+    assert info.strong_order is not None
+    steps, finest = ((128, 512), 2048) if info.strong_order > 1 else ((32, 128), 1024)
+    strong, weak, spread = orders.path_errors(info, ss.VPSDE(), steps, batch=512, reference=finest)
+    slope = 0.5 * orders.slope(strong)
+    if info.strong_order > 1:  # terms of order 2 are not negligible on these grids
+        assert 1.35 < slope < 2.0, strong
+    else:
+        assert slope == pytest.approx(1, abs=0.25), strong
+    assert weak[-1] < 0.2 * 0.01 * 128 / steps[-1] * 10 + 4 * spread[-1]
+
+
+def test_the_path_that_is_given_is_the_one_that_is_followed() -> None:
+    """With the noise of another path the results part: the strong errors above are no accident."""
+    info, sde = ss.get_solver("sra1"), ss.VPSDE()
+    path, other = orders.BrownianPath(6 * 256, 256, seed=0), orders.BrownianPath(6 * 256, 256, seed=1)
+    start = orders.mixture().marginal(sde, orders.ends(sde)[0]).sample(256, generator=torch.Generator().manual_seed(1))
+    fine, coarse, foreign = (orders.on_path(info, sde, n, p, start) for n, p in ((256, path), (64, path), (64, other)))
+    assert float((coarse - fine).abs().mean()) < 0.01 < 0.3 < float((foreign - fine).abs().mean())
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m_sde", "dpmpp_sde", "seeds_3", "sosra", "ddpm"])
+def test_solvers_of_one_sde_converge_to_one_solution(name: str) -> None:
+    """On the same path they have the same limit as SRA1."""
+    sde = ss.VPSDE()
+    path = orders.BrownianPath(6 * 256, 256)
+    start = orders.mixture().marginal(sde, orders.ends(sde)[0]).sample(256, generator=torch.Generator().manual_seed(1))
+    distances = []
+    for n in (32, 256):
+        pair = [orders.on_path(ss.get_solver(which), sde, n, path, start) for which in ("sra1", name)]
+        distances.append(float((pair[0] - pair[1]).abs().mean()))
+    assert distances[1] < 0.3 * distances[0] < 0.1
+
+
+@pytest.mark.parametrize("eta", [0.4, 1.0, 1.5])
+@pytest.mark.parametrize("name", OF_LEVEL_ETA)
+def test_the_law_given_the_start_is_that_of_the_sde(name: str, eta: float) -> None:
+    """Gain, offset and noise on Gaussian data against those of the reverse SDE of level eta, each by itself."""
+    info, sde, law = ss.get_solver(name), ss.VPSDE(), gaussian()
+    errors = [gaussian_error(orders.table(info, sde, n, eta=eta), law, sde, eta) for n in (256, 512)]
+    assert slopes(errors)[-1] > info.order - 0.15
+    assert errors[-1] < 0.05
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
-def test_ddims_eta_agrees_with_the_sde_as_steps_shrink(eta: float) -> None:
-    sde, law = ss.VPSDE(), gaussian()
-    t_max, t_min = interval(sde)
-    errors = [
-        gaussian_error(ss.build_table("ddim", sde, ss.grids.log_snr(sde, n, t_max, t_min), eta=eta), law, sde, eta)
-        for n in (128, 256, 512)
-    ]
-    assert slopes(errors)[-1] == pytest.approx(1, abs=0.1)
+@pytest.mark.parametrize("name", ["ddim", "euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral"])
+def test_ddims_eta_agrees_with_the_sde_as_steps_shrink(name: str, eta: float) -> None:
+    info, sde, law = ss.get_solver(name), ss.VPSDE(), gaussian()
+    errors = [gaussian_error(orders.table(info, sde, n, eta=eta), law, sde, eta) for n in (256, 512)]
+    assert slopes(errors)[-1] == pytest.approx(1, abs=0.15)
 
 
 def test_the_forward_variance_of_ddpm_converges_at_order_one() -> None:
-    sde, law = ss.VPSDE(), gaussian()
-    t_max, t_min = interval(sde)
-    errors = []
-    for steps in (128, 256, 512):
-        times = ss.grids.log_snr(sde, steps, t_max, t_min)
-        errors.append(gaussian_error(ss.build_table("ddpm", sde, times, variance="forward"), law, sde, 1.0))
+    info, sde, law = ss.get_solver("ddpm"), ss.VPSDE(), gaussian()
+    errors = [gaussian_error(orders.table(info, sde, n, variance="forward"), law, sde, 1.0) for n in (256, 512)]
     assert slopes(errors)[-1] == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("info", [i for i in SDE if "eta" in i.options and i.name not in ("sra1", "sosra")], ids=lambda info: info.name)
+def test_without_noise_a_stochastic_solver_is_deterministic(info: ss.SolverInfo) -> None:
+    assert not orders.table(info, ss.VPSDE(), 8, eta=0.0).stochastic
+
+
+laws = st.tuples(st.lists(st.floats(-3, 1), min_size=1, max_size=3), st.floats(-2, 2))
+
+
+@settings(max_examples=60)
+@given(drawn=laws, info=st.sampled_from(TABLES), grid=st.sampled_from(["log_snr", "karras", "balanced"]))
+def test_errors_fall_on_any_gaussian(drawn: tuple[list[float], float], info: ss.SolverInfo, grid: str) -> None:
+    """Hypothesis draws the Gaussian and the grid; the law's error falls at least at the declared order, less 0.3."""
+    logs, mean = drawn
+    variances = torch.tensor(logs, dtype=torch.float64).mul(math.log(10)).exp()
+    law, sde = ss.exact.Gaussian(torch.full((len(logs),), mean, dtype=torch.float64), variances), ss.VPSDE()
+    exact = law.marginal(sde, orders.ends(sde)[1])
+    errors = []
+    for steps in (64, 512):
+        out = ss.exact.push(orders.table(info, sde, steps, grid), law, sde)
+        errors.append(float((out.covariance - exact.covariance).norm() + (out.mean - exact.mean).norm()))
+    assert math.log2(errors[0] / errors[1]) / 3 > min(info.order, 4) - 0.5 or errors[1] < 1e-8
+
+
+# -- the records ----------------------------------------------------------------------------------------------------
+
+
+def test_the_published_table_of_orders_covers_every_solver_and_agrees_with_what_is_declared() -> None:
+    with orders.OUT.open(newline="") as file:
+        rows = {row["solver"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {info.name for info in TABLES}
+    for info in TABLES:
+        row = rows[info.name]
+        if info.name != "ipndm_v_4":
+            assert float(row["order"]) == pytest.approx(info.order, abs=0.25), info.name
+        if info.strong_order:
+            assert float(row["strong"]) == pytest.approx(info.strong_order, abs=0.25), info.name
 
 
 def test_every_registered_solver_is_covered_here() -> None:
@@ -165,5 +247,5 @@ def test_every_registered_solver_is_covered_here() -> None:
         "scipy_rk45": "test_adaptive",
         "annealed_langevin": "test_correctors",
     }
-    covered = {info.name for info in ODE_TABLES + SDE_TABLES} | set(elsewhere)
+    covered = {info.name for info in ODE + SDE} | set(elsewhere)
     assert {info.name for info in ss.solvers()} == covered

@@ -46,7 +46,7 @@ def edm_euler(
     return _churned("edm_euler", EULER, sde, times, None, s_churn, s_tmin, s_tmax, s_noise)
 
 
-@solver("edm_heun", kind="sde", order=1, evaluations=2, reference=EDM, spare=({"last": 1},))
+@solver("edm_heun", kind="sde", order=2, evaluations=2, reference=EDM, spare=({"last": 1},))
 def edm_heun(
     sde: SDE,
     times: np.ndarray,
