@@ -3,6 +3,8 @@
 The first time is t_max and the last t_min, exactly. A grid spaced in a clock that is infinite at an end (alpha = 0
 or sigma = 0) cannot reach it by equal steps: where sigma(t_min) = 0 the last positive time is the process' ``t_eps``
 and one more step jumps to t_min; where alpha(t_max) = 0 the clock starts at rho = 80 and its first time is t_max.
+
+To change a parameter pass a function: ``grid=functools.partial(ss.grids.karras, power=5.0)``.
 """
 
 from __future__ import annotations
@@ -12,14 +14,20 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from scipy.special import betaincinv, expit, logit
 
 from .errors import require, unknown
+from .grid_clocks import RHO_CAP, in_clock, last_positive, over_lam
 from .sde import SDE
+
+__all__ = [
+    "GRIDS", "RHO_CAP", "Grid", "GridLike", "balanced", "beta", "check_times",
+    "cosine", "exponential", "flow_shift", "karras", "log_snr", "make_grid",
+    "poly_exponential", "power", "quadratic", "snap_to_indices", "uniform",
+]  # fmt: skip
 
 Grid: TypeAlias = Callable[[SDE, int, float, float], np.ndarray]
 GridLike: TypeAlias = str | Grid | np.ndarray | torch.Tensor | Sequence[float]
-RHO_CAP = 80.0
-"""The noise-to-signal ratio at which a clock starts where alpha(t_max) = 0: the field's customary sigma_max."""
 
 
 def uniform(sde: SDE, steps: int, t_max: float, t_min: float) -> np.ndarray:
@@ -32,24 +40,82 @@ def uniform(sde: SDE, steps: int, t_max: float, t_min: float) -> np.ndarray:
     return _pinned(np.linspace(t_max, t_min, steps + 1), t_max, t_min)
 
 
+def power(sde: SDE, steps: int, t_max: float, t_min: float, power: float = 2.0) -> np.ndarray:
+    """Equal steps in ``t^(1/power)``: finer towards the data the larger the power; 1 is "uniform".
+
+    Source: Zhang and Chen 2023, arXiv:2204.13902 (where the power is called rho).
+
+    >>> import scoresolve as ss
+    >>> ss.grids.power(ss.VPSDE(), 2, 1.0, 0.0, power=3.0).tolist()
+    [1.0, 0.125, 0.0]
+    """
+    require(power > 0, f"power > 0, got {power}")
+    return _pinned(np.linspace(t_max ** (1 / power), t_min ** (1 / power), steps + 1) ** power, t_max, t_min)
+
+
 def quadratic(sde: SDE, steps: int, t_max: float, t_min: float) -> np.ndarray:
-    """Equal steps in sqrt(t): finer towards the data (DDIM's "quadratic", DEIS's rho = 2).
+    """Equal steps in sqrt(t): "power" with 2 (DDIM's "quadratic", DEIS's rho = 2).
 
     >>> import scoresolve as ss
     >>> ss.grids.quadratic(ss.VPSDE(), 2, 1.0, 0.0).tolist()
     [1.0, 0.25, 0.0]
     """
-    return _pinned(np.linspace(t_max**0.5, t_min**0.5, steps + 1) ** 2, t_max, t_min)
+    return power(sde, steps, t_max, t_min, 2.0)
+
+
+def beta(sde: SDE, steps: int, t_max: float, t_min: float, a: float = 0.6, b: float = 0.6) -> np.ndarray:
+    """Quantiles of a Beta(a, b) distribution, in t: ``t_i = low + (t_max - low) Q(1 - i / steps)``, then t_min.
+
+    Q is the quantile function, and low is t_min, or t_eps where sigma(t_min) = 0. With a = b < 1 the steps are short
+    at both ends. On a table of N betas the index is ``(N - 1) Q``, which is the "beta" scheduler of the web
+    interfaces before it rounds. diffusers' ``use_beta_sigmas`` spaces sigma, not t, by quantiles that reach Q(0): on
+    "edm", whose t is sigma, the two differ only in that.
+
+    Source: Lee et al. 2024, "Beta Sampling is All You Need", arXiv:2407.12173.
+
+    >>> import scoresolve as ss
+    >>> ss.grids.beta(ss.VPSDE(), 4, 1.0, 0.0).round(3).tolist()
+    [1.0, 0.824, 0.501, 0.177, 0.0]
+    """
+    require(a > 0 and b > 0, f"a > 0 and b > 0, got a={a} and b={b}")
+    low = last_positive(sde, t_max, t_min)
+    quantiles = betaincinv(a, b, 1 - np.arange(steps + 1) / steps)
+    return _pinned(low + (t_max - low) * quantiles, t_max, t_min)
 
 
 def log_snr(sde: SDE, steps: int, t_max: float, t_min: float) -> np.ndarray:
-    """Equal steps in lam = log(alpha / sigma). Source: Lu et al. 2022, arXiv:2206.00927, sec. 3.4.
+    """Equal steps in lam = log(alpha / sigma); k-diffusion's "exponential", which is equal steps in log rho = -lam.
+
+    Source: Lu et al. 2022, arXiv:2206.00927, sec. 3.4; k-diffusion's ``get_sigmas_exponential``.
 
     >>> import scoresolve as ss
     >>> ss.grids.log_snr(ss.EDM(), 2, 64.0, 1.0).round(9).tolist()
     [64.0, 8.0, 1.0]
+    >>> ss.grids.exponential is ss.grids.log_snr
+    True
     """
-    return _in_clock(sde, steps, t_max, t_min, lambda lam: lam, lambda u: u)
+    return in_clock(sde, steps, t_max, t_min, lambda lam: lam, lambda u: u)
+
+
+exponential = log_snr
+
+
+def poly_exponential(sde: SDE, steps: int, t_max: float, t_min: float, power: float = 1.0) -> np.ndarray:
+    """``log rho = log rho_min + r^power (log rho_max - log rho_min)``, the ramp r falling from 1 to 0 by equal steps.
+
+    A power above 1 puts more of the steps at low noise, below 1 at high noise; 1, the published default, is
+    "exponential". Source: k-diffusion's ``get_sigmas_polyexponential``.
+
+    >>> import scoresolve as ss
+    >>> ss.grids.poly_exponential(ss.EDM(), 2, 256.0, 1.0, power=2.0).round(9).tolist()
+    [256.0, 4.0, 1.0]
+    """
+    require(power > 0, f"power > 0, got {power}")
+
+    def place(first: float, last: float, count: int) -> np.ndarray:
+        return np.asarray(last + np.linspace(1.0, 0.0, count + 1)[1:-1] ** power * (first - last))
+
+    return over_lam(sde, steps, t_max, t_min, place)
 
 
 def karras(sde: SDE, steps: int, t_max: float, t_min: float, power: float = 7.0) -> np.ndarray:
@@ -59,7 +125,7 @@ def karras(sde: SDE, steps: int, t_max: float, t_min: float, power: float = 7.0)
     >>> ss.grids.karras(ss.EDM(), 3, 80.0, 0.0).round(3).tolist()  # the last step jumps from sigma_min to 0
     [80.0, 2.515, 0.002, 0.0]
     """
-    return _in_clock(sde, steps, t_max, t_min, lambda lam: np.exp(-lam / power), lambda u: -power * np.log(u))
+    return in_clock(sde, steps, t_max, t_min, lambda lam: np.exp(-lam / power), lambda u: -power * np.log(u))
 
 
 def balanced(sde: SDE, steps: int, t_max: float, t_min: float, power: float = 6.0) -> np.ndarray:
@@ -73,7 +139,7 @@ def balanced(sde: SDE, steps: int, t_max: float, t_min: float, power: float = 6.
     >>> ss.grids.balanced(ss.EDM(), 3, 80.0, 0.0).round(3).tolist()
     [80.0, 0.505, 0.002, 0.0]
     """
-    return _in_clock(
+    return in_clock(
         sde,
         steps,
         t_max,
@@ -83,17 +149,69 @@ def balanced(sde: SDE, steps: int, t_max: float, t_min: float, power: float = 6.
     )
 
 
+def cosine(sde: SDE, steps: int, t_max: float, t_min: float) -> np.ndarray:
+    """Equal steps in the angle ``theta = arctan(rho)`` of (alpha, sigma), on any process: ``rho = tan(theta)``.
+
+    These are the noise levels of the cosine schedule alpha = cos(theta), sigma = sin(theta) at equal times (up to
+    its offset s), so on "cosine" it is nearly "uniform". What others call a cosine *schedule* is that process
+    (``CosineVPSDE``, ``DiscreteVPSDE.squared_cosine``); as a grid on other processes the web interfaces have the same
+    levels as "KL optimal": they minimise a Kullback-Leibler bound on Gaussian data of unit variance.
+
+    Source: Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 17; Sabour et al. 2024, arXiv:2404.14507 (on Gaussian data).
+
+    >>> import scoresolve as ss
+    >>> ss.grids.cosine(ss.RectifiedFlow(), 3, 1.0, 0.0).round(3).tolist()  # the last step jumps from t_eps to 0
+    [1.0, 0.5, 0.001, 0.0]
+    """
+    return in_clock(sde, steps, t_max, t_min, lambda lam: np.arctan(np.exp(-lam)), lambda u: -np.log(np.tan(u)))
+
+
+def flow_shift(sde: SDE, steps: int, t_max: float, t_min: float, shift: float = 3.0) -> np.ndarray:
+    """Uniform times of a rectified flow, shifted once: ``t' = shift t / (1 + (shift - 1) t)``; noise levels anywhere.
+
+    The shift multiplies rho = t / (1 - t), so the clock with equal steps is ``rho / (rho + shift)``. On another
+    process the grid visits the noise levels of the flow. It is finite at both ends, so noise zero is reached by
+    an equal step, as in the pipelines of SD3 and Flux; where the ends are not 1 and 0 they are kept, and the equal
+    steps lie between. (Some schedulers shift a range that is shifted already; this does not.)
+
+    Source: Esser et al. 2024, arXiv:2403.03206, eq. 23.
+
+    >>> import scoresolve as ss
+    >>> ss.grids.flow_shift(ss.RectifiedFlow(), 4, 1.0, 0.0).round(3).tolist()
+    [1.0, 0.9, 0.75, 0.5, 0.0]
+    """
+    require(shift > 0, f"shift > 0, got {shift}")
+    offset = float(np.log(shift))
+    return in_clock(
+        sde,
+        steps,
+        t_max,
+        t_min,
+        lambda lam: np.asarray(expit(-lam - offset)),
+        lambda u: np.asarray(-logit(u) - offset),
+        end="reach",
+    )
+
+
 GRIDS: dict[str, Grid] = {
     "uniform": uniform,
+    "power": power,
     "quadratic": quadratic,
+    "beta": beta,
     "log_snr": log_snr,
+    "exponential": exponential,
+    "poly_exponential": poly_exponential,
     "karras": karras,
     "balanced": balanced,
+    "cosine": cosine,
+    "flow_shift": flow_shift,
 }
 
 
 def make_grid(grid: GridLike, sde: SDE, steps: int | None, t_max: float, t_min: float) -> np.ndarray:
     """The times of a named grid, of a function with a grid's signature, or of an array, checked.
+
+    They may start below t_max and end above t_min, as arrays do.
 
     Raises: ValueError for an unknown name (the nearest is suggested), steps < 1, ``t_min >= t_max``, or times that
     are not finite, do not decrease strictly, or leave the interval.
@@ -150,26 +268,6 @@ def snap_to_indices(times: np.ndarray, count: int) -> np.ndarray:
     for i in range(steps - 1, -1, -1):
         wanted[i] = max(wanted[i], wanted[i + 1] + 1)
     return np.asarray(np.minimum(wanted, count - np.arange(steps + 1)) / count)
-
-
-def _in_clock(
-    sde: SDE,
-    steps: int,
-    t_max: float,
-    t_min: float,
-    clock: Callable[[np.ndarray], np.ndarray],
-    inverse: Callable[[np.ndarray], np.ndarray],
-) -> np.ndarray:
-    """Equal steps in a function of lam, with the ends where lam is infinite treated as the module says."""
-    jump = sde.sigma(t_min) == 0
-    if jump and steps == 1:
-        return np.array([t_max, t_min])
-    last = min(sde.t_eps, 0.5 * t_max) if jump else t_min
-    lam = np.array([max(sde.lam(t_max), -np.log(RHO_CAP)) if sde.alpha(t_max) == 0 else sde.lam(t_max), sde.lam(last)])
-    ends = clock(lam)
-    inner = sde.time(inverse(np.linspace(ends[0], ends[1], steps + (0 if jump else 1))))
-    times = _pinned(inner, t_max, last)
-    return np.append(times, t_min) if jump else times
 
 
 def _pinned(times: np.ndarray, first: float, last: float) -> np.ndarray:
