@@ -1,10 +1,12 @@
 """Time grids: pure functions ``(sde, steps, t_max, t_min) -> times``, float64, strictly decreasing, steps + 1 long.
 
-The first time is t_max and the last t_min, exactly. A grid spaced in a clock that is infinite at an end (alpha = 0
-or sigma = 0) cannot reach it by equal steps: where sigma(t_min) = 0 the last positive time is the process' ``t_eps``
-and one more step jumps to t_min; where alpha(t_max) = 0 the clock starts at rho = 80 and its first time is t_max.
+The first time is t_max and the last t_min, exactly; only "leading", and "linspace" with one step, start below t_max,
+as their definition says. A grid spaced in a clock that is infinite at an end (alpha = 0 or sigma = 0) cannot reach it
+by equal steps: where sigma(t_min) = 0 the last positive time is the process' ``t_eps`` and one more step jumps to
+t_min; where alpha(t_max) = 0 the clock starts at rho = 80 and its first time is t_max.
 
-To change a parameter pass a function: ``grid=functools.partial(ss.grids.karras, power=5.0)``.
+Grids that are published as tables are in ``grid_tables.py``. To change a parameter pass a function:
+``grid=functools.partial(ss.grids.karras, power=5.0)``.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from scipy.special import betaincinv, expit, logit
 
 from .errors import require, unknown
 from .grid_clocks import RHO_CAP, in_clock, last_positive, over_lam
+from .grid_tables import ays_sd15, ays_sdxl, ays_svd, leading, linspace, trailing
 from .sde import SDE
 
 __all__ = [
-    "GRIDS", "RHO_CAP", "Grid", "GridLike", "balanced", "beta", "check_times",
-    "cosine", "exponential", "flow_shift", "karras", "log_snr", "make_grid",
-    "poly_exponential", "power", "quadratic", "snap_to_indices", "uniform",
+    "GRIDS", "RHO_CAP", "Grid", "GridLike", "ays_sd15", "ays_sdxl", "ays_svd", "balanced", "beta", "check_times",
+    "cosine", "exponential", "flow_shift", "karras", "leading", "linspace", "log_snr", "make_grid",
+    "poly_exponential", "power", "quadratic", "snap_to_indices", "trailing", "uniform",
 ]  # fmt: skip
 
 Grid: TypeAlias = Callable[[SDE, int, float, float], np.ndarray]
@@ -205,13 +208,19 @@ GRIDS: dict[str, Grid] = {
     "balanced": balanced,
     "cosine": cosine,
     "flow_shift": flow_shift,
+    "leading": leading,
+    "linspace": linspace,
+    "trailing": trailing,
+    "ays_sd15": ays_sd15,
+    "ays_sdxl": ays_sdxl,
+    "ays_svd": ays_svd,
 }
 
 
 def make_grid(grid: GridLike, sde: SDE, steps: int | None, t_max: float, t_min: float) -> np.ndarray:
     """The times of a named grid, of a function with a grid's signature, or of an array, checked.
 
-    They may start below t_max and end above t_min, as arrays do.
+    They may start below t_max and end above t_min, as "leading" and arrays do.
 
     Raises: ValueError for an unknown name (the nearest is suggested), steps < 1, ``t_min >= t_max``, or times that
     are not finite, do not decrease strictly, or leave the interval.
