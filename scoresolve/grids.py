@@ -5,8 +5,8 @@ as their definition says. A grid spaced in a clock that is infinite at an end (a
 by equal steps: where sigma(t_min) = 0 the last positive time is the process' ``t_eps`` and one more step jumps to
 t_min; where alpha(t_max) = 0 the clock starts at rho = 80 and its first time is t_max.
 
-Grids that are published as tables are in ``grid_tables.py``. To change a parameter pass a function:
-``grid=functools.partial(ss.grids.karras, power=5.0)``.
+Grids that are published as tables are in ``grid_tables.py``, the one found by optimisation in ``optimised.py``. To
+change a parameter pass a function: ``grid=functools.partial(ss.grids.karras, power=5.0)``.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from scipy.special import betaincinv, expit, logit
 from .errors import require, unknown
 from .grid_clocks import RHO_CAP, in_clock, last_positive, over_lam
 from .grid_tables import ays_sd15, ays_sdxl, ays_svd, leading, linspace, trailing
+from .optimised import optimised
 from .sde import SDE
 
 __all__ = [
     "GRIDS", "RHO_CAP", "Grid", "GridLike", "ays_sd15", "ays_sdxl", "ays_svd", "balanced", "beta", "check_times",
-    "cosine", "exponential", "flow_shift", "karras", "leading", "linspace", "log_snr", "make_grid",
+    "cosine", "exponential", "flow_shift", "karras", "leading", "linspace", "log_snr", "make_grid", "optimised",
     "poly_exponential", "power", "quadratic", "snap_to_indices", "trailing", "uniform",
 ]  # fmt: skip
 
@@ -214,6 +215,7 @@ GRIDS: dict[str, Grid] = {
     "ays_sd15": ays_sd15,
     "ays_sdxl": ays_sdxl,
     "ays_svd": ays_svd,
+    "optimised": optimised,
 }
 
 

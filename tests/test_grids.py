@@ -18,7 +18,7 @@ from scoresolve.grids import GRIDS, RHO_CAP, make_grid, snap_to_indices
 BELOW_T_MAX = {("leading", steps) for steps in range(1, 1001)} | {("linspace", 1)}
 SAME_LEVELS = [
     "log_snr", "exponential", "poly_exponential", "karras", "balanced", "cosine", "flow_shift",
-    "ays_sd15", "ays_sdxl", "ays_svd",
+    "ays_sd15", "ays_sdxl", "ays_svd", "optimised",
 ]  # fmt: skip
 
 
