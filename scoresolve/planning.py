@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -112,9 +112,30 @@ Plan: TypeAlias = tuple[int, Runner, np.ndarray]
 
 
 def _within_budget(request: Request, nfe: int) -> tuple[Runner, np.ndarray]:
-    """The runner that makes the most calls up to ``nfe``: of the most steps, or with the options the solver spares."""
+    """The runner that makes the most calls up to ``nfe``: of the most steps, or with options that the solver spares."""
+    best: Plan | None = None
+    for spare in ({}, *request.info.spare):
+        more = {name: value for name, value in spare.items() if name not in request.options}
+        if spare and not more:
+            continue
+        found = _longest(request, nfe, more)
+        if found[0] <= nfe and (best is None or found[0] > best[0]):
+            best = found
+        if best is not None and best[0] == nfe:
+            break
+        cheapest = found[0] if best is None else 0
+    if best is None:
+        raise ValueError(
+            f"one step of {request.info.name!r} needs {cheapest} network calls here, more than nfe={nfe}: "
+            f"ask for nfe={cheapest} at least, or use a solver of one call a step"
+        )
+    return best[1:]
 
-    def attempt(steps: int, **more: Any) -> Plan:
+
+def _longest(request: Request, nfe: int, more: Mapping[str, Any]) -> Plan:
+    """The run of the most steps that makes at most ``nfe`` calls; that of one step if none does."""
+
+    def attempt(steps: int) -> Plan:
         times = request.times_of(steps)
         runner = request.runner_of(times, **more)
         assert runner.nfe is not None
@@ -126,28 +147,15 @@ def _within_budget(request: Request, nfe: int) -> tuple[Runner, np.ndarray]:
     while best[0] > nfe and steps > 1:
         steps = max(1, min(steps - 1, steps * nfe // best[0]))
         best = attempt(steps)
-    longer: Plan | None = best
-    while best[0] < nfe and (longer := _room_for(attempt, steps + 1)) and longer[0] <= nfe:
+    while best[0] < nfe:
+        try:
+            longer = attempt(steps + 1)
+        except ValueError:  # no room: a table of betas has only so many times
+            break
+        if longer[0] > nfe:
+            break
         steps, best = steps + 1, longer
-    for count in (steps, steps + 1) if best[0] < nfe else (steps,) if best[0] > nfe else ():
-        for spare in request.info.spare:
-            other = _room_for(attempt, count, **{k: v for k, v in spare.items() if k not in request.options})
-            if other and other[0] <= nfe and (best[0] > nfe or other[0] > best[0]):
-                best = other
-    if best[0] > nfe:
-        raise ValueError(
-            f"one step of {request.info.name!r} needs {best[0]} network calls here, more than nfe={nfe}: "
-            f"ask for nfe={best[0]} at least, or use a solver of one call a step"
-        )
-    return best[1:]
-
-
-def _room_for(attempt: Callable[..., Plan], steps: int, **more: Any) -> Plan | None:
-    """The attempt, or None where the grid has no room for so many steps: a table of betas has only so many times."""
-    try:
-        return attempt(steps, **more)
-    except ValueError:
-        return None
+    return best
 
 
 def check_table(table: Table, model: ScoreModel, nfe: int | None, given: Mapping[str, Any]) -> Table:

@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -115,8 +116,9 @@ def _weights(
 def _noise(form: Form, passed: list[Point]) -> tuple[float, ...]:
     """Weights, at the last point, of the increments between the points passed; newest first."""
     end = passed[-1]
-    increments = [form.step(b, end)[0] * form.step(a, b)[2] for a, b in zip(passed, passed[1:], strict=False)]
-    return tuple(increments[::-1])
+    carried = [form.step(point, end)[0] for point in passed[1:-1]] + [1.0]
+    increments = [form.step(a, b)[2] for a, b in pairwise(passed)]
+    return tuple(gain * noise for gain, noise in zip(carried[::-1], increments[::-1], strict=True))
 
 
 def opening_row(form: Form, here: Point, there: Point) -> Row:

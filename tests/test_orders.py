@@ -40,7 +40,7 @@ def test_order_on_a_nonlinear_mixture(info: ss.SolverInfo) -> None:
 def test_order_of_what_depends_on_time_on_every_path(name: str, path: str) -> None:
     """Where the path's own t enters, each path is measured."""
     info, options = ss.get_solver(name.split(":")[0]), {"clock": "t"} if ":" in name else {}
-    errors = orders.flow_errors(info, PROCESSES[path], steps=(128, 256), **options)
+    errors = orders.flow_errors(info, PROCESSES[path], steps=(256, 512), **options)
     # on paths that are nearly straight in t the leading term may all but vanish: faster is not refused here
     assert orders.slope(errors) > info.order - 0.25, np.array(errors)
 
@@ -83,7 +83,7 @@ def test_unipc_gains_an_order_from_its_corrector(order: int, predicts: str, vari
 @pytest.mark.parametrize("name", ["dpmpp_2m", "exponential_3", "deis_tab2", "lms_3", "velocity_ab3"])
 def test_a_corrector_adds_an_order_to_any_multistep_method(name: str) -> None:
     info = ss.get_solver(name)
-    errors = orders.flow_errors(info, ss.VPSDE(), (128, 256), unic="exact")
+    errors = orders.flow_errors(info, ss.VPSDE(), (256, 512), unic="exact")
     assert orders.slope(errors) == pytest.approx(info.order + 1, abs=0.25)
 
 
@@ -138,7 +138,7 @@ def test_weak_order_in_closed_form(info: ss.SolverInfo) -> None:
 @pytest.mark.parametrize("path", ["ve", "vp", "subvp", "user"])
 @pytest.mark.parametrize("name", DISCRETISED)
 def test_weak_order_of_what_depends_on_time_on_every_path(name: str, path: str) -> None:
-    errors = orders.law_errors(ss.get_solver(name), PROCESSES[path], (256, 512))
+    errors = orders.law_errors(ss.get_solver(name), PROCESSES[path], (512, 1024))
     assert orders.slope(errors) == pytest.approx(1, abs=0.25)
 
 

@@ -100,7 +100,7 @@ for _n in (2, 3, 4):
     )  # fmt: skip
 
 
-@solver("pndm", order=2, reference=f"{PNDM}, eq. 9 to 13", aliases=("plms",))
+@solver("pndm", order=2, reference=f"{PNDM}, eq. 9 to 13", aliases=("plms",), spare=({"start": "low"},))
 def pndm(
     sde: SDE,
     times: np.ndarray,

@@ -58,7 +58,9 @@ def multistep_solver(
     "low" (the order ramps up) or "high" (first steps of full order). lower_order_final: True ends at lower order; None
     does so only where the last noise level is zero. unic: a corrector, "exact", "bh1" or "bh2": one order more.
     """
-    solver(name, order=order, reference=reference, aliases=aliases)(build)
+    # a start at full order costs more calls than steps: where the budget has no room for it the order ramps up
+    spare = ({"start": "low"},) if start == "high" else ()
+    solver(name, order=order, reference=reference, aliases=aliases, spare=spare)(build)
 
 
 def multistep_table(

@@ -95,7 +95,7 @@ def _churned(
 
 
 @solver("restart", kind="sde", order=2, evaluations=2, reference="Xu et al. 2023, arXiv:2306.14878, alg. 1",
-        spare=({"last": 1}, {"repeats": 1}, {"repeats": 0}, {"repeats": 0, "last": 1}))  # fmt: skip
+        spare=({"last": 1}, {"repeats": 1}, {"repeats": 1, "last": 1}, {"repeats": 0}, {"repeats": 0, "last": 1}))  # fmt: skip
 def restart(
     sde: SDE,
     times: np.ndarray,

@@ -87,8 +87,9 @@ def dpm_fast(sde: SDE, times: np.ndarray, *, ends: tuple[int, ...] = (2, 1)) -> 
     ends: orders of the last steps, (2, 1), (2,), (1,) or () (then of order 3); chosen by the budget if one is given.
     """
     require(all(order in (1, 2, 3) for order in ends), f"orders 1 to 3 in ends=, got {ends!r}")
-    steps = len(times) - 1
-    orders = [3] * max(0, steps - len(ends)) + list(ends)[-steps:]
+    jump = 1 if sde.sigma(float(times[-1])) == 0 else 0  # the step to noise zero is of first order anyhow
+    steps = len(times) - 1 - jump
+    orders = [3] * max(0, steps - len(ends)) + list(ends)[max(0, len(ends) - steps) :] + [1] * jump
     form = noise_form(sde)
     rows = step_table_rows(sde, times, form, [BY_STAGES[order] for order in orders])
     return table_of("dpm_fast", form, times, rows, {"ends": list(ends)})

@@ -66,19 +66,20 @@ def sra1(sde: SDE, times: np.ndarray, *, eta: float = 1.0, last: int | None = No
     return _table("sra1", SRA1, sde, times, eta, last)
 
 
-@solver("sosra", kind="sde", order=2, strong_order=1.5, evaluations=3, grid="log_snr", spare=({"last": 1},),
+@solver("sosra", kind="sde", order=2, strong_order=1.5, evaluations=3, grid="log_snr", spare=({"last": 1}, {"last": 2}),
         reference="Rackauckas and Nie 2020, doi:10.1109/HPEC43674.2020.9286178, SOSRA")  # fmt: skip
 def sosra(sde: SDE, times: np.ndarray, *, eta: float = 1.0, last: int | None = None) -> Table:
     """SOSRA: stability-optimised stochastic Runge-Kutta of strong order 1.5 for additive noise, three calls a step.
 
-    eta: multiplier of the noise's standard deviation, above 0. last: 1 ends (above noise zero) by a first-order step.
+    eta: multiplier of the noise's standard deviation, above 0. last: 1 ends (above noise zero) by a first-order step, 2 by
+    a step of SRA1.
     """
     return _table("sosra", SOSRA, sde, times, eta, last)
 
 
 def _table(name: str, tableau: Tableau, sde: SDE, times: np.ndarray, eta: float, last: int | None) -> Table:
     require(eta > 0, f"eta > 0 for a stochastic Runge-Kutta method, got {eta}: use a solver of kind 'ode' without noise")
-    require(last in (None, 1), f"last= to be 1 or None, got {last!r}")
+    require(last in (None, *range(1, len(tableau.places))), f"last= below {len(tableau.places)}, got {last!r}")
     points = sde.points(times)
     final = len(points) - 2 - (1 if points[-1].sigma == 0 and len(points) > 2 else 0)
     rows: list[Row] = []
@@ -87,7 +88,7 @@ def _table(name: str, tableau: Tableau, sde: SDE, times: np.ndarray, eta: float,
             gain, of_data, noise = sde_step(here, there, eta)
             rows.append(Row(here.t, there.t, (gain, of_data), noise_weights(noise)))
         else:
-            rows += _step(tableau, sde, here, there, eta)
+            rows += _step(SRA1 if last == 2 and i == final else tableau, sde, here, there, eta)
     options = {"eta": eta, **({} if last is None else {"last": last})}
     return Table.of(rows, times, sde, name, options=options, exact_on="data")
 
