@@ -104,36 +104,35 @@ def euler_ancestral(sde: SDE, times: np.ndarray, *, eta: float = 1.0) -> Table:
     return Table.of(ddim_rows(sde, times, eta), times, sde, "euler_ancestral", options={"eta": eta}, exact_on="data")
 
 
-@solver("dpm_2_ancestral", kind="sde", order=2, strong_order=1, evaluations=2, reference="Crowson 2022, k-diffusion", spare=({"last": 1},))
-def dpm_2_ancestral(sde: SDE, times: np.ndarray, *, eta: float = 1.0, last: int | None = None) -> Table:
+@solver("dpm_2_ancestral", kind="sde", order=2, strong_order=1, evaluations=2, reference="Crowson 2022, k-diffusion", spare=({"first": 1},))
+def dpm_2_ancestral(sde: SDE, times: np.ndarray, *, eta: float = 1.0, first: int | None = None) -> Table:
     """DPM-Solver-2 ancestral: a step of ``dpm_solver_2s`` to a lower level, and noise up to the next.
 
-    eta: as in ``euler_ancestral``. last: stages of the last step above noise zero, 1 or 2.
+    eta: as in ``euler_ancestral``. first: stages of the first step, 1 or 2.
     """
-    return _ancestral("dpm_2_ancestral", noise_form(sde), times, eta, last)
+    return _ancestral("dpm_2_ancestral", noise_form(sde), times, eta, first)
 
 
-@solver("dpmpp_2s_ancestral", kind="sde", order=2, strong_order=1, evaluations=2, reference="Crowson 2022, k-diffusion", spare=({"last": 1},))
-def dpmpp_2s_ancestral(sde: SDE, times: np.ndarray, *, eta: float = 1.0, last: int | None = None) -> Table:
+@solver("dpmpp_2s_ancestral", kind="sde", order=2, strong_order=1, evaluations=2, reference="Crowson 2022, k-diffusion", spare=({"first": 1},))
+def dpmpp_2s_ancestral(sde: SDE, times: np.ndarray, *, eta: float = 1.0, first: int | None = None) -> Table:
     """DPM-Solver++(2S) ancestral: a step of ``dpmpp_2s`` to a lower level, and noise up to the next.
 
-    eta: as in ``euler_ancestral``. last: stages of the last step above noise zero, 1 or 2.
+    eta: as in ``euler_ancestral``. first: stages of the first step, 1 or 2.
     """
-    return _ancestral("dpmpp_2s_ancestral", data_form(sde), times, eta, last)
+    return _ancestral("dpmpp_2s_ancestral", data_form(sde), times, eta, first)
 
 
-def _ancestral(name: str, form: Form, times: np.ndarray, eta: float, last: int | None) -> Table:
+def _ancestral(name: str, form: Form, times: np.ndarray, eta: float, first: int | None) -> Table:
     require(eta >= 0, f"eta >= 0, got {eta}")
-    require(last in (None, 1, 2), f"last= to be 1 or 2, got {last!r}")
+    require(first in (None, 1, 2), f"first= to be 1 or 2, got {first!r}")
     points = form.sde.points(times)
-    final = len(points) - 2 - (1 if points[-1].sigma == 0 and len(points) > 2 else 0)
     rows: list[Row] = []
     for i, (here, there) in enumerate(pairwise(points)):
-        scheme = EULER if last == 1 and i == final else MIDPOINT
+        scheme = EULER if first == 1 and i == 0 else MIDPOINT
         down = _below(form.sde, here, there, eta)
         step = single_step_rows(form, scheme, here, down)
         rows += step if down is there else [*step[:-1], raised(step[-1], down, there)]
-    options = {"eta": eta, **({} if last is None else {"last": last})}
+    options = {"eta": eta, **({} if first is None else {"first": first})}
     return Table.of(rows, times, form.sde, name, predicts=form.predicts, options=options)
 
 

@@ -13,7 +13,7 @@ above t_max: the first step is not churned, and no other goes higher.
 **Restart** (Xu et al. 2023, alg. 1): when the descent has reached the lower level of an interval, it goes up to the upper
 one by fresh noise and down again by a few steps, ``repeats`` times: errors made before are contracted, and the
 discretisation error of these steps is small. The levels are of rho; the lower one is the nearest time of the grid below
-it; the steps of the interval are equal in rho^(1/7).
+it; the steps of the interval are equal in rho^(1/7). A grid that steps over the whole interval does not restart.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def edm_euler(
     return _churned("edm_euler", EULER, sde, times, None, s_churn, s_tmin, s_tmax, s_noise)
 
 
-@solver("edm_heun", kind="sde", order=2, evaluations=2, reference=EDM, spare=({"last": 1},))
+@solver("edm_heun", kind="sde", order=2, evaluations=2, reference=EDM, spare=({"first": 1},))
 def edm_heun(
     sde: SDE,
     times: np.ndarray,
@@ -55,13 +55,13 @@ def edm_heun(
     s_tmin: float = 0.05,
     s_tmax: float = 50.0,
     s_noise: float = 1.0,
-    last: int | None = None,
+    first: int | None = None,
 ) -> Table:
     """EDM's stochastic sampler: Heun's method in rho with churn.
 
-    s_churn, s_tmin, s_tmax, s_noise: as in ``edm_euler``. last: stages of the last step above noise zero, 1 or 2.
+    s_churn, s_tmin, s_tmax, s_noise: as in ``edm_euler``. first: stages of the first step, 1 or 2.
     """
-    return _churned("edm_heun", HEUN, sde, times, last, s_churn, s_tmin, s_tmax, s_noise)
+    return _churned("edm_heun", HEUN, sde, times, first, s_churn, s_tmin, s_tmax, s_noise)
 
 
 def _churned(
@@ -69,7 +69,7 @@ def _churned(
     scheme: Scheme,
     sde: SDE,
     times: np.ndarray,
-    last: int | None,
+    first: int | None,
     s_churn: float,
     s_tmin: float,
     s_tmax: float,
@@ -77,25 +77,24 @@ def _churned(
 ) -> Table:
     require(s_churn >= 0 and s_noise >= 0, f"s_churn and s_noise of at least 0, got {s_churn} and {s_noise}")
     require(0 <= s_tmin <= s_tmax, f"0 <= s_tmin <= s_tmax, got {s_tmin} and {s_tmax}")
-    require(last in (None, 1, 2), f"last= to be 1 or 2, got {last!r}")
+    require(first in (None, 1, 2), f"first= to be 1 or 2, got {first!r}")
     points, form = sde.points(times), noise_form(sde, clock="rho")
     gamma = min(s_churn / (len(points) - 1), math.sqrt(2) - 1)
-    final = len(points) - 2 - (1 if points[-1].sigma == 0 and len(points) > 2 else 0)
     rows: list[Row] = []
     here = points[0]
     for i, there in enumerate(points[1:]):
-        rows += single_step_rows(form, EULER if last == 1 and i == final else scheme, here, there)
+        rows += single_step_rows(form, EULER if first == 1 and i == 0 else scheme, here, there)
         here = there
         if i < len(points) - 2 and s_tmin * there.alpha <= there.sigma <= s_tmax * there.alpha and gamma > 0:
             here = _at_level(sde, min(there.sigma / there.alpha * (1 + gamma), _rho(points[0])))
             rows[-1] = raised(rows[-1], there, here, s_noise)
     options = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise}
-    said = {**options, **({} if last is None else {"last": last})}
+    said = {**options, **({} if first is None else {"first": first})}
     return Table.of(rows, times, sde, name, predicts="noise", options=said)
 
 
 @solver("restart", kind="sde", order=2, evaluations=2, reference="Xu et al. 2023, arXiv:2306.14878, alg. 1",
-        spare=({"last": 1}, {"repeats": 1}, {"repeats": 1, "last": 1}, {"repeats": 0}, {"repeats": 0, "last": 1}))  # fmt: skip
+        spare=({"first": 1}, {"repeats": 1}, {"repeats": 1, "first": 1}, {"repeats": 0}, {"repeats": 0, "first": 1}))  # fmt: skip
 def restart(
     sde: SDE,
     times: np.ndarray,
@@ -104,27 +103,26 @@ def restart(
     high: float = 0.30,
     repeats: int = 2,
     steps: int = 2,
-    last: int | None = None,
+    first: int | None = None,
 ) -> Table:
     """Restart: Heun's method in rho, with ``repeats`` returns from one noise level up to another.
 
     low, high: the levels of rho. repeats: how often the state goes up and down again, 0 or more. steps: of each way down,
-    two calls each. last: stages of the last step above noise zero, 1 or 2.
+    two calls each. first: stages of the first step, 1 or 2.
     """
     require(0 < low < high, f"0 < low < high, got {low} and {high}")
     require(repeats >= 0 and steps >= 1, f"repeats of at least 0 and steps of at least 1, got {repeats} and {steps}")
-    require(last in (None, 1, 2), f"last= to be 1 or 2, got {last!r}")
+    require(first in (None, 1, 2), f"first= to be 1 or 2, got {first!r}")
     points, form = sde.points(times), noise_form(sde, clock="rho")
-    final = len(points) - 2 - (1 if points[-1].sigma == 0 and len(points) > 2 else 0)
     rows: list[Row] = []
     for i, (here, there) in enumerate(pairwise(points)):
-        rows += single_step_rows(form, EULER if last == 1 and i == final else HEUN, here, there)
-        if _rho(there) <= low < _rho(here) and there.sigma > 0 and high < _rho(points[0]):
+        rows += single_step_rows(form, EULER if first == 1 and i == 0 else HEUN, here, there)
+        if _rho(there) <= low < _rho(here) <= high < _rho(points[0]) and there.sigma > 0:
             way = _way_down(sde, high, there, steps)
             for _ in range(repeats):
                 rows[-1] = raised(rows[-1], there, way[0])
                 rows += [row for a, b in pairwise(way) for row in single_step_rows(form, HEUN, a, b)]
-    options = {"low": low, "high": high, "repeats": repeats, "steps": steps, **({} if last is None else {"last": last})}
+    options = {"low": low, "high": high, "repeats": repeats, "steps": steps, **({} if first is None else {"first": first})}
     return Table.of(rows, times, sde, "restart", predicts="noise", options=options)
 
 

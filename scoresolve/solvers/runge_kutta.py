@@ -41,12 +41,12 @@ def _register(
 ) -> None:
     stages = max(schemes)
 
-    def build(sde: SDE, times: np.ndarray, *, clock: RungeKuttaClock = "rho", last: int | None = None) -> Table:
-        return single_step_table(name, clock_form(sde, clock), times, schemes, last, clock=clock)
+    def build(sde: SDE, times: np.ndarray, *, clock: RungeKuttaClock = "rho", first: int | None = None) -> Table:
+        return single_step_table(name, clock_form(sde, clock), times, schemes, first, clock=clock)
 
     build.__doc__ = f"""{summary}
 
-    clock: "rho" (EDM's sigma, on any process), "log_rho" or "t". last: stages of the last step above noise zero, 1 to
+    clock: "rho" (EDM's sigma, on any process), "log_rho" or "t". first: stages of the first step, 1 to
     {stages} (default {stages}), to meet a budget exactly.
     """
     solver(

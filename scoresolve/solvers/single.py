@@ -44,40 +44,39 @@ _THREE = {1: EULER, 2: TWO_STAGE, 3: THREE_STAGE}
 
 
 @solver("dpm_solver_2s", order=2, evaluations=2, reference=f"{DPM_SOLVER}, alg. 1", aliases=("dpm_2",), spare=lower(_two("exact")))
-def dpm_solver_2s(sde: SDE, times: np.ndarray, *, weights: TwoS = "published", last: int | None = None) -> Table:
+def dpm_solver_2s(sde: SDE, times: np.ndarray, *, weights: TwoS = "published", first: int | None = None) -> Table:
     """DPM-Solver-2: the noise at the middle of the step in log rho (``dpm_2`` of k-diffusion).
 
-    weights: "published" or "exact" (the line through both outputs). last: stages of the last step above noise zero.
+    weights: "published" or "exact" (the line through both outputs). first: stages of the first step.
     """
-    return single_step_table("dpm_solver_2s", noise_form(sde), times, _two(weights), last, weights=weights)
+    return single_step_table("dpm_solver_2s", noise_form(sde), times, _two(weights), first, weights=weights)
 
 
 @solver("dpm_solver_3s", order=3, evaluations=3, reference=f"{DPM_SOLVER}, alg. 2", spare=lower(_THREE))
-def dpm_solver_3s(sde: SDE, times: np.ndarray, *, last: int | None = None) -> Table:
+def dpm_solver_3s(sde: SDE, times: np.ndarray, *, first: int | None = None) -> Table:
     """DPM-Solver-3: three calls of noise prediction a step.
 
-    last: stages of the last step above noise zero, 1 to 3.
+    first: stages of the first step, 1 to 3.
     """
-    return single_step_table("dpm_solver_3s", noise_form(sde), times, _THREE, last)
+    return single_step_table("dpm_solver_3s", noise_form(sde), times, _THREE, first)
 
 
 @solver("dpmpp_2s", order=2, evaluations=2, reference=f"{DPM_SOLVER_PP}, alg. 1", spare=lower(_two("exact")))
-def dpmpp_2s(sde: SDE, times: np.ndarray, *, weights: TwoS = "published", last: int | None = None) -> Table:
+def dpmpp_2s(sde: SDE, times: np.ndarray, *, weights: TwoS = "published", first: int | None = None) -> Table:
     """DPM-Solver++(2S): the data prediction at the middle of the step in lam.
 
-    weights: "published" or "exact" (the line through both outputs: RES 2s). last: stages of the last step above noise
-    zero.
+    weights: "published" or "exact" (the line through both outputs: RES 2s). first: stages of the first step.
     """
-    return single_step_table("dpmpp_2s", data_form(sde), times, _two(weights), last, weights=weights)
+    return single_step_table("dpmpp_2s", data_form(sde), times, _two(weights), first, weights=weights)
 
 
 @solver("dpmpp_3s", order=3, evaluations=3, reference=f"{DPM_SOLVER_PP}, app. B", spare=lower(_THREE))
-def dpmpp_3s(sde: SDE, times: np.ndarray, *, last: int | None = None) -> Table:
+def dpmpp_3s(sde: SDE, times: np.ndarray, *, first: int | None = None) -> Table:
     """DPM-Solver++(3S): three calls of data prediction a step.
 
-    last: stages of the last step above noise zero, 1 to 3.
+    first: stages of the first step, 1 to 3.
     """
-    return single_step_table("dpmpp_3s", data_form(sde), times, _THREE, last)
+    return single_step_table("dpmpp_3s", data_form(sde), times, _THREE, first)
 
 
 @solver("dpm_fast", order=2, evaluations=3, reference=f"{DPM_SOLVER}, app. D", spare=({"ends": (2,)}, {"ends": (1,)}))
@@ -96,29 +95,28 @@ def dpm_fast(sde: SDE, times: np.ndarray, *, ends: tuple[int, ...] = (2, 1)) -> 
 
 
 @solver("res_2s", order=2, evaluations=2, reference=RES, spare=lower(_two("exact")))
-def res_2s(sde: SDE, times: np.ndarray, *, last: int | None = None) -> Table:
+def res_2s(sde: SDE, times: np.ndarray, *, first: int | None = None) -> Table:
     """RES 2s: exponential Runge-Kutta of two stages with the stiff order conditions (c2 = 1/2).
 
-    last: stages of the last step above noise zero.
+    first: stages of the first step.
     """
-    return single_step_table("res_2s", data_form(sde), times, _two("exact"), last)
+    return single_step_table("res_2s", data_form(sde), times, _two("exact"), first)
 
 
-@solver("res_3s", order=3, evaluations=3, reference=RES, spare=({"last": 1}, {"last": 2}))
-def res_3s(sde: SDE, times: np.ndarray, *, last: int | None = None) -> Table:
+@solver("res_3s", order=3, evaluations=3, reference=RES, spare=({"first": 1}, {"first": 2}))
+def res_3s(sde: SDE, times: np.ndarray, *, first: int | None = None) -> Table:
     """RES 3s: exponential Runge-Kutta of three stages with the stiff order conditions (c2 = 1/2, c3 = 1).
 
-    last: stages of the last step above noise zero, 1 to 3.
+    first: stages of the first step, 1 to 3.
     """
-    require(last in (None, 1, 2, 3), f"last= to be 1, 2 or 3, got {last!r}")
+    require(first in (None, 1, 2, 3), f"first= to be 1, 2 or 3, got {first!r}")
     form, points = data_form(sde), sde.points(times)
-    final = len(points) - 2 - (1 if points[-1].sigma == 0 and len(points) > 2 else 0)
     rows: list[Row] = []
     for i, (here, there) in enumerate(zip(points, points[1:], strict=False)):
-        stages = last if last and i == final else 3
+        stages = first if first and i == 0 else 3
         whole = stages == 3 and there.sigma > 0 and form.within(here, there)
         rows += _stiff_rows(form, here, there) if whole else single_step_rows(form, BY_STAGES[min(stages, 2)], here, there)
-    return table_of("res_3s", form, times, rows, {} if last is None else {"last": last})
+    return table_of("res_3s", form, times, rows, {} if first is None else {"first": first})
 
 
 def _stiff_rows(form: Form, here: Point, there: Point) -> list[Row]:
@@ -147,25 +145,25 @@ def _stiff_rows(form: Form, here: Point, there: Point) -> list[Row]:
     reference=f"Crowson 2022, k-diffusion; {DPM_SOLVER_PP}, app. D", spare=lower(_two("exact")),
 )  # fmt: skip
 def dpmpp_sde(
-    sde: SDE, times: np.ndarray, *, eta: float = 1.0, weights: TwoS = "published", last: int | None = None
+    sde: SDE, times: np.ndarray, *, eta: float = 1.0, weights: TwoS = "published", first: int | None = None
 ) -> Table:
     """DPM-Solver++ SDE: DPM-Solver++(2S) on the reverse SDE, its middle and its end on one Brownian path.
 
-    eta: multiplier of the noise's standard deviation. weights, last: as in ``dpmpp_2s``.
+    eta: multiplier of the noise's standard deviation. weights, first: as in ``dpmpp_2s``.
     """
     form = data_form(sde, eta)
-    return single_step_table("dpmpp_sde", form, times, _two(weights), last, eta=eta, weights=weights)
+    return single_step_table("dpmpp_sde", form, times, _two(weights), first, eta=eta, weights=weights)
 
 
 def _register_seeds(stages: int, order: int) -> None:
     schemes = {1: {1: EULER}, 2: _two("published"), 3: _THREE}[stages]
 
-    def build(sde: SDE, times: np.ndarray, *, eta: float = 1.0, last: int | None = None) -> Table:
-        return single_step_table(f"seeds_{stages}", noise_form(sde, eta), times, schemes, last, eta=eta)
+    def build(sde: SDE, times: np.ndarray, *, eta: float = 1.0, first: int | None = None) -> Table:
+        return single_step_table(f"seeds_{stages}", noise_form(sde, eta), times, schemes, first, eta=eta)
 
     build.__doc__ = f"""SEEDS-{stages}: stochastic exponential method of {stages} call{"s" * (stages > 1)}, noise prediction.
 
-    eta: multiplier of the noise's standard deviation. last: stages of the last step above noise zero, 1 to {stages}.
+    eta: multiplier of the noise's standard deviation. first: stages of the first step, 1 to {stages}.
     """
     solver(
         f"seeds_{stages}", kind="sde", order=order, strong_order=1, evaluations=stages, grid="log_snr",

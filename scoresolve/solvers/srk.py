@@ -56,40 +56,39 @@ SOSRA = Tableau(
 )
 
 
-@solver("sra1", kind="sde", order=2, strong_order=1.5, evaluations=2, grid="log_snr", spare=({"last": 1},),
+@solver("sra1", kind="sde", order=2, strong_order=1.5, evaluations=2, grid="log_snr", spare=({"first": 1},),
         reference="Roessler 2010, doi:10.1137/09076636X, SRA1")  # fmt: skip
-def sra1(sde: SDE, times: np.ndarray, *, eta: float = 1.0, last: int | None = None) -> Table:
+def sra1(sde: SDE, times: np.ndarray, *, eta: float = 1.0, first: int | None = None) -> Table:
     """SRA1: stochastic Runge-Kutta of strong order 1.5 for additive noise, two calls a step.
 
-    eta: multiplier of the noise's standard deviation, above 0. last: 1 ends (above noise zero) by a first-order step.
+    eta: multiplier of the noise's standard deviation, above 0. first: 1 begins by a first-order step.
     """
-    return _table("sra1", SRA1, sde, times, eta, last)
+    return _table("sra1", SRA1, sde, times, eta, first)
 
 
-@solver("sosra", kind="sde", order=2, strong_order=1.5, evaluations=3, grid="log_snr", spare=({"last": 1}, {"last": 2}),
+@solver("sosra", kind="sde", order=2, strong_order=1.5, evaluations=3, grid="log_snr", spare=({"first": 1}, {"first": 2}),
         reference="Rackauckas and Nie 2020, doi:10.1109/HPEC43674.2020.9286178, SOSRA")  # fmt: skip
-def sosra(sde: SDE, times: np.ndarray, *, eta: float = 1.0, last: int | None = None) -> Table:
+def sosra(sde: SDE, times: np.ndarray, *, eta: float = 1.0, first: int | None = None) -> Table:
     """SOSRA: stability-optimised stochastic Runge-Kutta of strong order 1.5 for additive noise, three calls a step.
 
-    eta: multiplier of the noise's standard deviation, above 0. last: 1 ends (above noise zero) by a first-order step, 2 by
+    eta: multiplier of the noise's standard deviation, above 0. first: 1 begins by a first-order step, 2 by
     a step of SRA1.
     """
-    return _table("sosra", SOSRA, sde, times, eta, last)
+    return _table("sosra", SOSRA, sde, times, eta, first)
 
 
-def _table(name: str, tableau: Tableau, sde: SDE, times: np.ndarray, eta: float, last: int | None) -> Table:
+def _table(name: str, tableau: Tableau, sde: SDE, times: np.ndarray, eta: float, first: int | None) -> Table:
     require(eta > 0, f"eta > 0 for a stochastic Runge-Kutta method, got {eta}: use a solver of kind 'ode' without noise")
-    require(last in (None, *range(1, len(tableau.places))), f"last= below {len(tableau.places)}, got {last!r}")
+    require(first in (None, *range(1, len(tableau.places))), f"first= below {len(tableau.places)}, got {first!r}")
     points = sde.points(times)
-    final = len(points) - 2 - (1 if points[-1].sigma == 0 and len(points) > 2 else 0)
     rows: list[Row] = []
     for i, (here, there) in enumerate(pairwise(points)):
-        if here.alpha == 0 or there.sigma == 0 or (last == 1 and i == final):
+        if here.alpha == 0 or there.sigma == 0 or (first == 1 and i == 0):
             gain, of_data, noise = sde_step(here, there, eta)
             rows.append(Row(here.t, there.t, (gain, of_data), noise_weights(noise)))
         else:
-            rows += _step(SRA1 if last == 2 and i == final else tableau, sde, here, there, eta)
-    options = {"eta": eta, **({} if last is None else {"last": last})}
+            rows += _step(SRA1 if first == 2 and i == 0 else tableau, sde, here, there, eta)
+    options = {"eta": eta, **({} if first is None else {"first": first})}
     return Table.of(rows, times, sde, name, options=options, exact_on="data")
 
 
