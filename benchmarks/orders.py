@@ -41,6 +41,12 @@ AREAS = ("sra1", "sosra")
 """Solvers whose first normal of a step is the time integral of the path, not its increment."""
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sa_solver": {"start": "high", "between": (0.0, math.inf)},  # a noise level that jumps would hide the order
+    "restart": {"low": 0.2, "high": 2.0},  # an interval inside the range that is measured
+}
+
+
 @dataclass(frozen=True)
 class Orders:
     """What was measured of a solver; None where it does not apply.
@@ -70,9 +76,9 @@ def ends(sde: ss.SDE) -> tuple[float, float]:
 
 
 def seeded(info: ss.SolverInfo) -> dict[str, Any]:
-    """The options that start a multistep method at full order, and keep its noise level constant."""
-    if info.name == "sa_solver":  # a noise level that jumps would hide the order
-        return {"start": "high", "between": (0.0, math.inf)}
+    """The options that start a multistep method at full order, and what else a solver needs to show it."""
+    if info.name in SETTINGS:
+        return SETTINGS[info.name]
     high = info.options.get("start") in ("low", "high")
     return {"start": "high"} if high else {"start": "runge_kutta"} if "start" in info.options else {}
 

@@ -84,6 +84,11 @@ class SolverInfo:
 
 
 _SOLVERS: dict[str, SolverInfo] = {}
+RESERVED = frozenset(
+    "model shape solver nfe steps grid seed indices corrector t_min t_max denoise dtype device generator noise "
+    "trajectory callback progress grad".split()
+)
+"""Arguments of ``sample``: no solver can have an option of that name (``start`` is told apart by its type)."""
 
 
 def solver(
@@ -104,7 +109,7 @@ def solver(
     ``times`` is the checked grid (float64, decreasing; increasing when a latent is encoded), options are
     keyword-only with defaults. Tests, documentation and benchmark find the solver by itself.
 
-    Raises: ValueError if the name is taken.
+    Raises: ValueError if the name is taken, or an option has the name of an argument of ``sample``.
 
     >>> import numpy as np, scoresolve as ss
     >>> @ss.solver("doctest_euler", order=1)
@@ -121,6 +126,9 @@ def solver(
         info = SolverInfo(
             name, kind, order, evaluations, reference, build, grid, adaptive, tuple(aliases), tuple(spare), strong_order
         )
+        clash = sorted(RESERVED.intersection(info.options))
+        if clash:
+            raise ValueError(f"{name!r} has options that sample() takes itself: rename {', '.join(clash)}")
         for taken in (name, *aliases):
             if taken in _SOLVERS:
                 raise ValueError(f"a solver named {taken!r} is registered already: choose another name")
@@ -171,7 +179,7 @@ def build_table(name: str, sde: SDE, times: np.ndarray, **options: Any) -> Table
 
     >>> import numpy as np, scoresolve as ss
     >>> print(ss.build_table("euler", ss.EDM(), np.array([80.0, 1.0, 0.0])))
-    euler on EDM(sigma_min=0.002, sigma_max=80.0): 2 calls, deterministic, m = velocity
+    euler, clock=rho on EDM(sigma_min=0.002, sigma_max=80.0): 2 calls, deterministic, m = noise
     call          t       -> s  weights
        0         80          1  x <- +1 x -79 m0
        1          1          0  x <- +1 x -1 m0

@@ -34,7 +34,7 @@ def sample(
     grid: GridLike | None = None,
     seed: int | None = None,
     indices: Sequence[int] | None = None,
-    start: Tensor | None = None,
+    start: Tensor | str | None = None,
     corrector: CorrectorLike | None = None,
     t_min: float | None = None,
     t_max: float | None = None,
@@ -56,12 +56,12 @@ def sample(
         shape: (batch, ...) of the samples; drawn from the prior at t_max. Or give ``start``.
         solver: a name of ``ss.solvers()``, or a ``Table``.
         nfe: the budget of network calls, met exactly where the solver allows and never exceeded; or ``steps``.
-        grid: a name of ``ss.grids.GRIDS`` ("uniform", "quadratic", "log_snr", "karras", "balanced"), a function with
-            their signature, or an array of times
-            (decreasing; it then says where to start and end). Default: the solver's own.
+        grid: a name of ``ss.grids.GRIDS`` ("balanced", "log_snr", "karras", "trailing", ...), a function with their
+            signature, or an array of times (decreasing; it then says where to start and end). Default: the solver's own.
         seed: whole number. Sample i of a seed is the same whatever the batch; from the operating system if not given.
         indices: which samples of the seed, one for each of the batch (default 0, 1, ...).
-        start: the state at the first time, float32 or float64; it is not written to.
+        start: the state at the first time, float32 or float64; it is not written to. Or a word, "low" or "high": how a
+            multistep solver begins (its own option of that name).
         corrector: "langevin", "annealed_langevin" or an instance, run after each step of a one-step solver.
         t_max, t_min: where to start and end (default: the process'); t_min=0 ends at noise zero where there is none.
         denoise: return the denoised estimate at the last time, one more network call.
@@ -87,6 +87,8 @@ def sample(
     (10, [1.0, -1.0])
     """
     check_model(model)
+    if isinstance(start, str):
+        options, start = {**options, "start": start}, None
     x, seed, streams = start_state(model, shape, start, seed, indices, generator, noise, dtype, device)
     steps, nfe = _counts(steps, nfe)
     if isinstance(solver, Table):
@@ -210,7 +212,7 @@ def _solve(
     return Solution(
         samples=final,
         nfe=watch.calls,
-        times=times,
+        times=table.times if isinstance(table, Table) else times,
         trajectory=torch.stack(states) if view.trajectory else None,
         table=table if isinstance(table, Table) else None,
         stats={**stats, "network_rows": watch.rows, **own},

@@ -32,7 +32,7 @@ class Solution:
     Attributes:
         samples: the final state, shape (batch, ...).
         nfe: network calls, counted where they were made.
-        times: the grid, float64, first to last.
+        times: where the state stood, float64, first to last: the grid, and the levels that a solver goes back up to.
         trajectory: the states at ``times``, shape (len(times), batch, ...), or None if it was not asked for.
         table: the table that was run, or None for a solver that is not one.
         stats: "seed", "network_rows" (samples seen by the network; guidance counts twice) and the solver's own.

@@ -73,7 +73,7 @@ def test_the_clock_log_rho_has_the_same_order(info: ss.SolverInfo) -> None:
 def test_unipc_gains_an_order_from_its_corrector(order: int, predicts: str, variant: str) -> None:
     info = ss.get_solver(f"unipc_{order}")
     with_it, without = (
-        orders.slope(orders.flow_errors(info, ss.VPSDE(), (128, 256), predicts=predicts, variant=variant, corrector=on))
+        orders.slope(orders.flow_errors(info, ss.VPSDE(), (128, 256), predicts=predicts, variant=variant, unic=on))
         for on in (True, False)
     )
     assert with_it == pytest.approx(order + 1, abs=0.25)

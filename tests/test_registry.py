@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -27,15 +28,26 @@ def test_every_solver_declares_itself_fully(info: ss.SolverInfo) -> None:
     assert all(ss.get_solver(name) is info for name in (info.name, *info.aliases))
 
 
+# without a costlier start, mixed orders or returns to higher noise
+PLAIN = {
+    "exponential_3": {"start": "low"},
+    "exponential_4": {"start": "low"},
+    "pndm": {"start": "low"},
+    "dpm_fast": {"ends": ()},
+    "restart": {"repeats": 0},
+}
+
+
 @pytest.mark.parametrize("info", ss.solvers(), ids=lambda info: info.name)
 def test_kind_says_whether_noise_is_drawn_and_evaluations_what_a_step_costs(info: ss.SolverInfo) -> None:
     for sde in PROCESSES.values():
-        times = ss.grids.uniform(sde, 5, 0.9 * sde.t_max, 0.2 * sde.t_max)
+        times = ss.grids.log_snr(sde, 9, sde.time(-2.5), sde.time(3.0))
         runner = ss.registry.build(info.name, sde, times)
         assert runner.stochastic == (info.kind == "sde")
         assert info.adaptive == (runner.nfe is None)
         if runner.nfe is not None:
-            assert runner.nfe == 5 * info.evaluations
+            plain = ss.registry.build(info.name, sde, times, **PLAIN.get(info.name, {}))
+            assert plain.nfe == 9 * info.evaluations
 
 
 @pytest.fixture
@@ -79,3 +91,23 @@ def test_the_package_exports_what_the_documentation_promises() -> None:
         assert getattr(ss, name) is not None
     assert isinstance(ss.solvers(), tuple)
     assert torch.is_tensor(ss.sample(mixture_2d().model(ss.VPSDE()), (1, 2), nfe=1).samples)
+
+
+def test_an_option_that_sample_takes_itself_is_refused() -> None:
+    known = set(inspect.signature(ss.sample).parameters) - {"options", "start"}
+    assert known == ss.registry.RESERVED
+    with pytest.raises(ValueError, match="rename grid, steps"):
+
+        @ss.solver("clashing", order=1)
+        def build(sde: ss.SDE, times: np.ndarray, *, steps: int = 1, grid: str = "", own: int = 0) -> ss.Table:
+            raise NotImplementedError
+
+    assert "clashing" not in {info.name for info in ss.solvers()}
+
+
+def test_start_is_a_state_or_a_word() -> None:
+    model = ss.exact.Gaussian(torch.zeros(2), 1.0).model(ss.VPSDE())
+    high = ss.sample(model, (2, 2), solver="lms_3", start="high", steps=5, seed=0)
+    assert (high.nfe, ss.sample(model, (2, 2), solver="lms_3", start="low", steps=5, seed=0).nfe) == (6, 5)
+    with pytest.raises(TypeError, match="unknown option 'start'"):
+        ss.sample(model, (2, 2), solver="ddim", start="high", steps=5, seed=0)

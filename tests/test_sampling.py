@@ -90,12 +90,14 @@ def test_trajectory_times_and_callback_agree(info: ss.SolverInfo) -> None:
     kept = start.clone()
     solution = ss.sample(model, start=start, solver=info.name, steps=5, seed=0, trajectory=True, callback=steps.append)
     assert solution.trajectory is not None
-    assert solution.trajectory.shape == (6, 3, 2)
+    count = len(solution.times)
+    assert count == 6 or info.name == "restart"
+    assert solution.trajectory.shape == (count, 3, 2)
     assert torch.equal(solution.trajectory[0], kept)
     assert torch.equal(start, kept)
     assert torch.equal(solution.trajectory[-1], solution.samples)
     assert [step.time for step in steps] == solution.times[1:].tolist()
-    assert [step.index for step in steps] == [1, 2, 3, 4, 5]
+    assert [step.index for step in steps] == list(range(1, count))
     assert steps[-1].nfe == solution.nfe
     for step, state in zip(steps, solution.trajectory[1:], strict=True):
         assert torch.equal(step.x, state)  # later steps wrote into none of them

@@ -79,10 +79,10 @@ def test_ddim_at_eta_one_and_ddpm_are_the_posterior_step_on_the_full_grid() -> N
     variance = betas * (1 - previous) / (1 - bar)
     times = np.arange(1000, -1, -1) / 1000
     for table in (ss.build_table("ddim", sde, times, eta=1.0), ss.build_table("ddpm", sde, times)):
-        found = np.array([(*row.commit, row.noise**2) for row in reversed(table.rows)])
+        found = np.array([(*row.commit, sum(row.noise) ** 2) for row in reversed(table.rows)])
         assert np.abs(found - np.stack([of_x, of_data, variance], axis=1)).max() < 1e-12
     fixed_large = ss.build_table("ddpm", sde, times, variance="forward")
-    noise = np.array([row.noise**2 for row in reversed(fixed_large.rows)])
+    noise = np.array([sum(row.noise) ** 2 for row in reversed(fixed_large.rows)])
     assert noise[1:] == pytest.approx(betas[1:], rel=1e-10)
     assert noise[0] == 0.0
 
@@ -134,8 +134,8 @@ def test_euler_and_heun_are_the_textbook_methods(name: str) -> None:
         by_euler = by_euler + (s - t) * flow(t, by_euler)
         slope = flow(t, by_heun)
         by_heun = by_heun + 0.5 * (s - t) * (slope + flow(s, by_heun + (s - t) * slope))
-    assert torch.allclose(_run("euler", sde, times)[0], by_euler, rtol=1e-12)
-    assert torch.allclose(_run("heun", sde, times)[0], by_heun, rtol=1e-12)
+    assert torch.allclose(_run("euler", sde, times, clock="t")[0], by_euler, rtol=1e-12)
+    assert torch.allclose(_run("heun", sde, times, clock="t")[0], by_heun, rtol=1e-12)
 
 
 def _k_diffusion_2m(x: Tensor, sigmas: np.ndarray, eta2: float, drawn: list[Tensor]) -> Tensor:
@@ -224,7 +224,7 @@ def test_a_start_at_alpha_zero_takes_a_closed_form_first_step() -> None:
         basis_start.bases = law.bases
         out = ss.exact.push(table, law, sde, basis_start)
         exact = law.marginal(sde, 0.02)
-        assert float((out.covariance - exact.covariance).norm()) < 0.05 * float(exact.covariance.norm()), info.name
+        assert float((out.covariance - exact.covariance).norm()) < 0.06 * float(exact.covariance.norm()), info.name
         assert float((out.mean - exact.mean).norm()) < 0.03, info.name
 
 
@@ -233,11 +233,23 @@ def test_a_start_at_alpha_zero_takes_a_closed_form_first_step() -> None:
     [
         ("ddim", {"eta": -0.1}, ValueError, "eta >= 0"),
         ("ddim", {"eta": 2.0}, ValueError, "use eta=1 or less"),
-        ("dpmpp_2m", {"weights": "exakt"}, ValueError, 'weights="published" or "exact"'),
+        ("dpmpp_2m", {"weights": "exakt"}, ValueError, 'weights= to be one of exact'),
         ("dpmpp_2m", {"eta": 1.0}, TypeError, "unknown option 'eta'"),
         ("dpmpp_2m_sde", {"etta": 1.0}, TypeError, "did you mean 'eta'"),
         ("ddpm", {"variance": "big"}, ValueError, "posterior"),
-        ("heun", {"last": "ddim"}, ValueError, 'last="heun" or "euler"'),
+        ("heun", {"first": 3}, ValueError, r"first= to be one of \[1, 2\], got 3"),
+        ("heun", {"clock": "sigma"}, ValueError, 'clock="rho", "log_rho" or "t"'),
+        ("dpmpp_2m", {"start": "hot"}, ValueError, 'start="low" or "high"'),
+        ("dpmpp_2m", {"unic": "bh3"}, ValueError, "unic= to be one of exact, bh1, bh2"),
+        ("unipc_2", {"predicts": "score"}, ValueError, 'predicts="data" or "noise"'),
+        ("sa_solver", {"corrector_order": 5}, ValueError, "corrector_order= from 0 to 4, got 5"),
+        ("sa_solver", {"between": (1.0, 0.1)}, ValueError, "levels of rho"),
+        ("er_sde_3", {"weights": "bh1"}, ValueError, 'weights="published" or "exact"'),
+        ("edm_heun", {"s_churn": -1.0}, ValueError, "s_churn and s_noise of at least 0"),
+        ("restart", {"low": 0.5}, ValueError, "0 < low < high"),
+        ("dpm_fast", {"ends": (4,)}, ValueError, "orders 1 to 3"),
+        ("sra1", {"eta": 0.0}, ValueError, "eta > 0"),
+        ("pndm", {"start": "high"}, ValueError, 'start="heun"'),
         ("rk45", {"rtol": 0.0}, ValueError, "rtol > 0"),
         ("annealed_langevin", {"corrections": 0}, ValueError, "at least one correction"),
         ("reverse_diffusion", {"eta": -1.0}, ValueError, "eta >= 0"),

@@ -13,7 +13,7 @@ above t_max: the first step is not churned, and no other goes higher.
 **Restart** (Xu et al. 2023, alg. 1): when the descent has reached the lower level of an interval, it goes up to the upper
 one by fresh noise and down again by a few steps, ``repeats`` times: errors made before are contracted, and the
 discretisation error of these steps is small. The levels are of rho; the lower one is the nearest time of the grid below
-it; the steps of the interval are equal in rho^(1/7). A grid that steps over the whole interval does not restart.
+it; by default the steps of the way down are the grid's. A grid that steps over the whole interval does not restart.
 """
 
 from __future__ import annotations
@@ -102,28 +102,32 @@ def restart(
     low: float = 0.06,
     high: float = 0.30,
     repeats: int = 2,
-    steps: int = 2,
+    restart_steps: int | None = None,
     first: int | None = None,
 ) -> Table:
     """Restart: Heun's method in rho, with ``repeats`` returns from one noise level up to another.
 
-    low, high: the levels of rho. repeats: how often the state goes up and down again, 0 or more. steps: of each way down,
-    two calls each. first: stages of the first step, 1 or 2.
+    low, high: the levels of rho. repeats: how often the state goes up and down again, 0 or more. restart_steps: of each way down,
+    two calls each, equal in rho^(1/7) from ``high``; None: those of the grid itself, from its first time below ``high``.
+    first: stages of the first step, 1 or 2.
     """
     require(0 < low < high, f"0 < low < high, got {low} and {high}")
-    require(repeats >= 0 and steps >= 1, f"repeats of at least 0 and steps of at least 1, got {repeats} and {steps}")
+    require(repeats >= 0, f"repeats of at least 0, got {repeats}")
+    require(restart_steps is None or restart_steps >= 1, f"restart_steps of at least 1 or None, got {restart_steps}")
     require(first in (None, 1, 2), f"first= to be 1 or 2, got {first!r}")
     points, form = sde.points(times), noise_form(sde, clock="rho")
     rows: list[Row] = []
     for i, (here, there) in enumerate(pairwise(points)):
         rows += single_step_rows(form, EULER if first == 1 and i == 0 else HEUN, here, there)
         if _rho(there) <= low < _rho(here) <= high < _rho(points[0]) and there.sigma > 0:
-            way = _way_down(sde, high, there, steps)
+            own = [point for point in points[: i + 2] if _rho(point) <= high]
+            way = own if restart_steps is None else _way_down(sde, high, there, restart_steps)
             for _ in range(repeats):
                 rows[-1] = raised(rows[-1], there, way[0])
                 rows += [row for a, b in pairwise(way) for row in single_step_rows(form, HEUN, a, b)]
-    options = {"low": low, "high": high, "repeats": repeats, "steps": steps, **({} if first is None else {"first": first})}
-    return Table.of(rows, times, sde, "restart", predicts="noise", options=options)
+    options = {"low": low, "high": high, "repeats": repeats, "restart_steps": restart_steps, "first": first}
+    given = {name: value for name, value in options.items() if value is not None}
+    return Table.of(rows, times, sde, "restart", predicts="noise", options=given)
 
 
 def _way_down(sde: SDE, high: float, there: Point, steps: int) -> list[Point]:

@@ -33,8 +33,8 @@ def sa_solver(
     sde: SDE,
     times: np.ndarray,
     *,
-    predictor: int = 3,
-    corrector: int = 4,
+    predictor_order: int = 3,
+    corrector_order: int = 4,
     tau: float = 1.0,
     between: tuple[float, float] = (0.05, 1.0),
     weights: Correction = "exact",
@@ -43,12 +43,13 @@ def sa_solver(
 ) -> Table:
     """SA-Solver: stochastic Adams predictor and corrector with a noise level that is switched on in the middle.
 
-    predictor: outputs of the predictor, 1 to 4. corrector: nodes of the corrector, 0 (none) to predictor + 1. tau:
+    predictor_order: outputs of the predictor, 1 to 4. corrector_order: nodes of the corrector, 0 (none) to one more. tau:
     multiplier of the noise's standard deviation for steps from rho ``between`` the two levels, 0 elsewhere.
     weights: "exact", or "bh1" (the authors' for two nodes). start, lower_order_final: as in ``dpmpp_2m``.
     """
-    require(1 <= predictor <= 4, f"predictor= from 1 to 4, got {predictor}")
-    require(0 <= corrector <= predictor + 1, f"corrector= from 0 to predictor + 1, got {corrector}")
+    require(1 <= predictor_order <= 4, f"predictor_order= from 1 to 4, got {predictor_order}")
+    most = predictor_order + 1
+    require(0 <= corrector_order <= most, f"corrector_order= from 0 to {most}, got {corrector_order}")
     require(weights in ("exact", "bh1", "bh2"), f'weights="exact", "bh1" or "bh2", got {weights!r}')
     require(len(between) == 2 and between[0] <= between[1], f"between=(low, high) levels of rho, got {between!r}")
     noisy, quiet = data_form(sde, tau), data_form(sde)
@@ -56,9 +57,10 @@ def sa_solver(
     def form_at(here: Point) -> Form:
         return noisy if between[0] * here.alpha <= here.sigma <= between[1] * here.alpha else quiet
 
-    again = Corrector(RULES[weights], corrector) if corrector > 1 else None
-    method = Multistep.started(form_at, predictor, RULES[weights], again, start, lower_order_final)
-    options = {"predictor": predictor, "corrector": corrector, "tau": tau, "between": list(between), "weights": weights}
+    again = Corrector(RULES[weights], corrector_order) if corrector_order > 1 else None
+    method = Multistep.started(form_at, predictor_order, RULES[weights], again, start, lower_order_final)
+    orders = {"predictor_order": predictor_order, "corrector_order": corrector_order}
+    options = {**orders, "tau": tau, "between": list(between), "weights": weights}
     said = {**options, "start": start, "lower_order_final": lower_order_final}
     given = {key: value for key, value in said.items() if value is not None}
     return table_of("sa_solver", quiet, times, method.rows(sde, times), given)

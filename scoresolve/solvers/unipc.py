@@ -31,18 +31,18 @@ def _register(order: int) -> None:
         predicts: Literal["data", "noise"] = "data",
         start: Start = "low",
         lower_order_final: bool | None = None,
-        corrector: bool = True,
+        unic: bool = True,
     ) -> Table:
         require(predicts in ("data", "noise"), f'predicts="data" or "noise", got {predicts!r}')
         form = data_form(sde) if predicts == "data" else noise_form(sde)
-        name, unic = f"unipc_{order}", variant if corrector else None
-        return multistep_table(name, form, times, order, variant, start, lower_order_final, unic)
+        name, again = f"unipc_{order}", variant if unic else None
+        return multistep_table(name, form, times, order, variant, start, lower_order_final, again)
 
     build.__doc__ = f"""UniPC-{order}: {order} output{"s" * (order > 1)} to predict, the next one to correct; order {order + 1}.
 
     variant: "bh1", "bh2" or "exact" (they differ only where a step has two nodes). predicts: "data" or "noise".
     start: "low" (as published) or "high". lower_order_final: end at lower order; None: only where the last noise level
-    is zero. corrector: False leaves the predictor alone (UniP).
+    is zero. unic: False leaves the predictor alone (UniP).
     """
     solver(f"unipc_{order}", order=order + 1, reference="Zhao et al. 2023, arXiv:2302.04867, alg. 1 and 2")(build)
 
