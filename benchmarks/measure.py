@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from .problems import Problem
 
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
 QUICK_TOLERANCES = (1e-2, 1e-4)
+OURS = "scoresolve"
+Result = TypeVar("Result")
 SHOWN = 8
 """How many samples of a run are kept to be looked at."""
 
@@ -32,12 +34,22 @@ class Cell:
     grid: str
     budget: int | None = None
     tolerance: float | None = None
+    library: str = OURS
 
     @property
     def label(self) -> str:
         """For the progress bar."""
-        size = f"{self.budget} calls" if self.tolerance is None else f"tolerance {self.tolerance:g}"
-        return f"{self.problem}: {self.solver}, {self.grid}, {size}"
+        return f"{self.problem}: {'' if self.ours else self.library + ' '}{self.solver}, {self.grid}, {self.size}"
+
+    @property
+    def size(self) -> str:
+        """The budget, or the tolerance."""
+        return f"{self.budget} calls" if self.tolerance is None else f"tolerance {self.tolerance:g}"
+
+    @property
+    def ours(self) -> bool:
+        """Whether the solver is this library's."""
+        return self.library == OURS
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,7 @@ class Row:
         numbers = ("rmse", "median", "w2", "std_error", "sliced_w2", "energy", "seconds")
         return {
             "problem": cell.problem,
+            "library": cell.library,
             "solver": cell.solver,
             "kind": cell.kind,
             "grid": cell.grid,
@@ -101,15 +114,15 @@ def cells(
     budgets: Sequence[int],
     tolerances: Sequence[float] = TOLERANCES,
 ) -> Iterator[Cell]:
-    """Every combination; an adaptive solver runs over tolerances, and once, since it places its own times."""
+    """Every combination, once; an adaptive solver runs over tolerances instead, since it places its own times."""
     for info in solvers:
         if info.adaptive:
             for tolerance in tolerances if "rtol" in info.options else (None,):
                 yield Cell(problem.name, info.name, info.kind, "adaptive", tolerance=tolerance)
             continue
-        for grid in grids:
+        for grid in dict.fromkeys(info.grid if grid == "default" else grid for grid in grids):
             for budget in budgets:
-                yield Cell(problem.name, info.name, info.kind, info.grid if grid == "default" else grid, budget)
+                yield Cell(problem.name, info.name, info.kind, grid, budget)
 
 
 def measure(problem: Problem, cell: Cell, seed: int) -> Row:
@@ -141,11 +154,16 @@ def _run(problem: Problem, cell: Cell, start: Tensor, seed: int) -> tuple[ss.Sol
     else:
         known = ss.get_solver(cell.solver).options
         options = {name: cell.tolerance for name in ("rtol", "atol") if cell.tolerance is not None and name in known}
-    _wait(start.device)
+    return timed(lambda: ss.sample(problem.model, start=start, solver=cell.solver, seed=seed, **options), start.device)
+
+
+def timed(run: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
+    """What a run returns, and the seconds it took."""
+    _wait(device)
     begin = time.perf_counter()
-    solution = ss.sample(problem.model, start=start, solver=cell.solver, seed=seed, **options)
-    _wait(start.device)
-    return solution, time.perf_counter() - begin
+    result = run()
+    _wait(device)
+    return result, time.perf_counter() - begin
 
 
 def _wait(device: torch.device) -> None:
@@ -166,15 +184,10 @@ def _exact(problem: Problem, cell: Cell, seed: int) -> Row | None:
     last = float(solution.times[-1])
     truth = law.marginal(sde, last)
     output = ss.exact.push(solution.table, law, sde)
-    rmse = None
-    if cell.kind == "ode":  # output and flow are affine: their difference is known from its values at the probes
-        difference = solution.samples.cpu() - law.flow(sde, probes, t_max, last)
-        matrix = (difference[1:] - difference[0]).T
-        rmse = metrics.affine_rmse(difference[0], matrix, first.covariance)
     return Row(
         cell,
         nfe=solution.nfe,
-        rmse=rmse,
+        rmse=probed_rmse(problem, probes, solution.samples, last) if cell.kind == "ode" else None,
         w2=metrics.gaussian_wasserstein(output.mean, output.covariance, truth.mean, truth.covariance),
         std_error=metrics.std_error(output.covariance, truth.covariance),
         sampled=False,
@@ -182,25 +195,46 @@ def _exact(problem: Problem, cell: Cell, seed: int) -> Row | None:
     )
 
 
+def probed_rmse(problem: Problem, probes: Tensor, ends: Tensor, last: float) -> float:
+    """RMSE of a deterministic solver on the Gaussian problem, from its end points for the probes.
+
+    Output and exact flow are affine, so their difference is known from its values at the law's centre and one unit
+    beside it along each axis.
+    """
+    law, sde, t_max = problem.gaussian, problem.model.sde, problem.model.t_max
+    assert law is not None
+    difference = ends.cpu() - law.flow(sde, probes, t_max, last)
+    matrix = (difference[1:] - difference[0]).T
+    return metrics.affine_rmse(difference[0], matrix, law.marginal(sde, t_max).covariance)
+
+
 def _sampled(problem: Problem, cell: Cell, seed: int) -> Row:
     """Errors over the problem's starts."""
-    ends = problem.reference.ends
-    starts = problem.starts[: len(ends)] if cell.kind == "ode" else problem.starts
-    solution, seconds = _run(problem, cell, starts, seed)
-    x = solution.samples
+    solution, seconds = _run(problem, cell, starts_of(problem, cell), seed)
+    return sampled_row(problem, cell, solution.samples, solution.nfe, float(solution.times[-1]), seconds)
+
+
+def starts_of(problem: Problem, cell: Cell) -> Tensor:
+    """The starts of a deterministic solver, whose ends are known, or of a stochastic one."""
+    return problem.starts[: len(problem.reference.ends)] if cell.kind == "ode" else problem.starts
+
+
+def sampled_row(problem: Problem, cell: Cell, x: Tensor, nfe: int, last: float, seconds: float) -> Row:
+    """A row with the errors of the end points x, at time ``last``."""
     shown = x[:SHOWN].float().cpu() if problem.images else None
     if cell.kind == "ode":
+        ends = problem.reference.ends
         rmse, median = metrics.rmse(x, ends), metrics.median_error(x, ends)
-        return Row(cell, nfe=solution.nfe, rmse=rmse, median=median, seconds=seconds, shown=shown)
+        return Row(cell, nfe=nfe, rmse=rmse, median=median, seconds=seconds, shown=shown)
     w2 = std_error = None
     if problem.gaussian is not None:
-        truth = problem.gaussian.marginal(problem.model.sde, float(solution.times[-1]))
+        truth = problem.gaussian.marginal(problem.model.sde, last)
         mean, covariance = (part.cpu() for part in metrics.moments(x))
         w2 = metrics.gaussian_wasserstein(mean, covariance, truth.mean, truth.covariance)
         std_error = metrics.std_error(covariance, truth.covariance)
     return Row(
         cell,
-        nfe=solution.nfe,
+        nfe=nfe,
         w2=w2,
         std_error=std_error,
         sliced_w2=metrics.sliced_wasserstein(x, problem.exact[0]),

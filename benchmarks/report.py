@@ -71,13 +71,31 @@ class Report:
     @property
     def several_grids(self) -> bool:
         """Whether a solver was run on more than one grid."""
-        pairs = {(row.cell.solver, row.cell.grid) for row in self.rows}
+        pairs = {(row.cell.solver, row.cell.grid) for row in self.rows if row.cell.ours}
         return len(pairs) > len({solver for solver, _ in pairs})
 
     def label(self, row: Row) -> str:
         """How a row's solver is called in tables and legends."""
+        if not row.cell.ours:
+            grid = "" if row.cell.budget is None else f", {row.cell.grid}"
+            return f"{row.cell.library}: {row.cell.solver}{grid}"
         several = self.several_grids and row.cell.tolerance is None
         return f"{row.cell.solver} @ {row.cell.grid}" if several else row.cell.solver
+
+    @property
+    def with_peers(self) -> bool:
+        """Whether solvers of other libraries are among the rows."""
+        return any(not row.cell.ours for row in self.rows)
+
+    def leaders(self, rows: Iterable[Row], ours: bool, floor: float = 0.0) -> set[str]:
+        """The labels of ours, or of the peers, that are the best of their side at some budget, above the floor."""
+        best: dict[int | None, Row] = {}
+        for row in rows:
+            if row.cell.ours == ours and row.cell.budget is not None and finite(row):
+                side = best.get(row.cell.budget)
+                if side is None or (row.error or 0.0) < (side.error or 0.0):
+                    best[row.cell.budget] = row
+        return {self.label(row) for row in best.values() if (row.error or 0.0) > floor}
 
 
 @dataclass(frozen=True)
@@ -131,11 +149,13 @@ def print_report(report: Report, console: Console) -> None:
         console.rule(summary.title, align="left")
         for kind in KINDS:
             rows = report.of(summary.name, kind)
+            leaders = report.leaders(rows, ours=False, floor=summary.tie(kind))  # the other peers are in the files
+            rows = [row for row in rows if row.cell.ours or row.cell.budget is None or report.label(row) in leaders]
             if any(row.cell.budget is not None for row in rows):
                 console.print(_fixed_table(report, summary, kind, rows))
                 console.print(Text(f"{caption(summary, kind, rows)}\n", style="italic"))
             if adaptive := [row for row in rows if row.cell.budget is None]:
-                console.print(_adaptive_table(kind, adaptive))
+                console.print(_adaptive_table(report, kind, adaptive))
                 console.print(Text(f"{summary.metric(kind, adaptive=True)}\n", style="italic"))
     for line in notes(report):
         console.print(Text(line, style="yellow"))
@@ -156,14 +176,14 @@ def _fixed_table(report: Report, summary: Summary, kind: str, rows: list[Row]) -
     return table
 
 
-def _adaptive_table(kind: str, rows: list[Row]) -> Table:
+def _adaptive_table(report: Report, kind: str, rows: list[Row]) -> Table:
     table = Table()
     table.add_column(f"adaptive, {KINDS[kind]}")
     for name in ("tolerance", "calls", "error"):
         table.add_column(name, justify="right")
     for row in rows:
         tolerance = "" if row.cell.tolerance is None else f"{row.cell.tolerance:g}"
-        table.add_row(row.cell.solver, tolerance, str(row.nfe or ""), text_of(row))
+        table.add_row(report.label(row), tolerance, str(row.nfe or ""), text_of(row))
     return table
 
 
@@ -182,15 +202,21 @@ def caption(summary: Summary, kind: str, rows: list[Row]) -> str:
 def notes(report: Report) -> list[str]:
     """One line for each failure, and one for each solver and problem with budgets below its cost."""
     lines, below = [], dict[tuple[str, str], list[int]]()
+    broken: dict[tuple[str, str, str], list[str]] = {}
     for row in report.rows:
-        if row.status == "failed":
+        if row.status == "failed" and not row.cell.ours:
+            broken.setdefault((row.cell.problem, report.label(row), row.message), []).append(row.cell.size)
+        elif row.status == "failed":
             lines.append(f"failed: {row.cell.label}: {row.message}")
         elif row.status == "left out" and row.cell.budget is not None:
-            below.setdefault((row.cell.problem, row.cell.solver), []).append(row.cell.budget)
+            below.setdefault((row.cell.problem, report.label(row)), []).append(row.cell.budget)
+    for (problem, label, message), sizes in broken.items():
+        lines.append(f"failed: {problem}: {label} at {', '.join(sizes)}: {message}")
     for (problem, solver), budgets in below.items():
         listed = ", ".join(map(str, sorted(set(budgets))))
         lines.append(f"left out: {problem}: {solver} at {listed} calls, below its cost")
-    return lines + [f"left out: {line}" for line in report.facts.get("trimmed", ())]
+    lines += [f"left out: {line}" for line in report.facts.get("trimmed", ())]
+    return lines + [f"not installed: {line}" for line in report.facts.get("missing", ())]
 
 
 def write_csv(report: Report, path: Path) -> None:
@@ -202,8 +228,8 @@ def write_csv(report: Report, path: Path) -> None:
         writer.writerows(records)
 
 
-def write_json(report: Report, path: Path) -> None:
-    """Facts, problems and rows. Numbers that are not finite become null."""
+def write_json(report: Report, path: Path, verdict: Mapping[str, Any] | None = None) -> None:
+    """Facts, problems, rows, and the verdict on peers if there is one. Numbers that are not finite become null."""
     content = {
         **report.facts,
         "problems": [
@@ -217,6 +243,7 @@ def write_json(report: Report, path: Path) -> None:
             for s in report.summaries
         ],
         "rows": [row.record() for row in report.rows],
+        **({} if verdict is None else {"verdict": verdict}),
     }
     path.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
 
