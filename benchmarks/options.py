@@ -13,11 +13,14 @@ import torch
 import scoresolve as ss
 from scoresolve.errors import unknown
 
+from . import peers
 from .digits import CACHE
+from .peers import Peer
 from .problems import PROBLEMS, PROCESSES
 
 NFE = (5, 8, 10, 15, 20, 30, 50, 100)
 QUICK_NFE = (5, 10, 20)
+PEERS_NFE = (5, 6, 8, 10, 12, 15, 20, 30, 50)
 USER = "model"
 
 
@@ -43,6 +46,12 @@ def parser() -> argparse.ArgumentParser:
     add("--model", metavar="PACKAGE.MODULE:FACTORY",
         help="your own network: FACTORY() returns a ScoreModel, or (ScoreModel, shape)")  # fmt: skip
     add("--shape", metavar="C,H,W", help="the shape of one sample of --model, such as 3,32,32")
+    add("--peers", action="store_true",
+        help=f"run other libraries beside, where installed; calls {_words(PEERS_NFE)}; a verdict")  # fmt: skip
+    add("--peer-names", nargs="+", metavar="PATTERN",
+        help="only these, by name or a word of it: diffusers, 'dpmpp_*', 'diffusers unipc_3 karras'")  # fmt: skip
+    add("--default", nargs="+", metavar="SOLVER[@GRID]",
+        help="with --peers: settings of ours to hold theirs against (default: ss.sample's)")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path(__file__).resolve().parent / "results", metavar="FOLDER")
@@ -57,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
 def check(options: argparse.Namespace) -> None:
     """Raise BadOptionError for the first option that cannot be followed."""
     _known("solver", options.solvers or (), {n for info in ss.solvers() for n in (info.name, *info.aliases)})
+    _known("grid", [d.partition("@")[2] for d in options.default or () if "@" in d], ss.grids.GRIDS)
+    _known("solver", [d.partition("@")[0] for d in options.default or ()], {info.name for info in ss.solvers()})
     _known("grid", options.grids, {*ss.grids.GRIDS, "default"})
     _known("process", [options.process] if options.process else [], PROCESSES)
     _known("problem", options.problems or (), {*PROBLEMS, USER} if options.model else PROBLEMS)
@@ -68,6 +79,8 @@ def check(options: argparse.Namespace) -> None:
                 raise BadOptionError(f"--{name} takes whole numbers of at least {least}, got {value}")
     if not 0 <= options.seed < 2**31:
         raise BadOptionError(f"--seed takes a whole number from 0 to 2^31 - 1, got {options.seed}")
+    if not options.peers and (options.peer_names or options.default):
+        raise BadOptionError("--peer-names and --default belong to --peers: add it")
     if options.shape is not None and options.model is None:
         raise BadOptionError("--shape belongs to --model: the other problems have their own")
 
@@ -76,6 +89,18 @@ def chosen_solvers(names: Sequence[str] | None) -> list[ss.SolverInfo]:
     """The solvers of these names or aliases, once each; all of them if none is named."""
     found = ss.solvers() if names is None else [ss.get_solver(name) for name in names]
     return list({info.name: info for info in found}.values())
+
+
+def chosen_peers(options: argparse.Namespace) -> tuple[list[Peer], dict[str, str], list[str]]:
+    """The peers to run, the versions of their libraries, and which are not installed. Raises: BadOptionError."""
+    if not options.peers:
+        return [], {}, []
+    found, versions, missing = peers.installed()
+    wanted = peers.chosen(found, options.peer_names)
+    if not wanted:
+        names = _words(sorted({peer.solver for peer in found})) or "none: " + "; ".join(missing)
+        raise BadOptionError(f"--peer-names fits no peer; there are {names}")
+    return wanted, versions, missing
 
 
 def chosen_device(name: str) -> torch.device:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .measure import Row
 from .report import KINDS, Report, Summary, arrange, caption, notes, text_of
+from .verdict import Verdict, tables
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -30,7 +31,9 @@ img.samples { image-rendering: pixelated; height: 36px; display: block; }
 SHOWN_CALLS = (5, 10, 20)
 
 
-def write_page(report: Report, plot: Path, path: Path, truths: dict[str, Tensor]) -> None:
+def write_page(
+    report: Report, plot: Path, path: Path, truths: dict[str, Tensor], verdict: Verdict | None = None
+) -> None:
     """Write the page. ``truths``: for problems of images, the first converged end points."""
     facts = report.facts
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
@@ -48,6 +51,8 @@ def write_page(report: Report, plot: Path, path: Path, truths: dict[str, Tensor]
             parts += _tables(report, summary, kind)
         if summary.name in truths:
             parts += _samples(report, summary, truths[summary.name])
+    if verdict is not None:
+        parts += _verdict(verdict)
     if lines := notes(report):
         items = "".join(f"<li>{escape(line)}</li>" for line in lines)
         parts.append(f"<h2>Left out and failed</h2><ul>{items}</ul>")
@@ -57,6 +62,15 @@ def write_page(report: Report, plot: Path, path: Path, truths: dict[str, Tensor]
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>scoresolve benchmark</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
+
+
+def _verdict(verdict: Verdict) -> list[str]:
+    parts = ["<h2>Against the peers</h2>"]
+    for title, head, lines in tables(verdict):
+        rows = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in line) + "</tr>" for line in lines)
+        names = "".join(f"<th>{escape(name)}</th>" for name in head)
+        parts.append(f'<h3>{escape(title)}</h3><div class="wide"><table><tr>{names}</tr>{rows}</table></div>')
+    return parts
 
 
 def _truth(summary: Summary) -> str:
@@ -82,7 +96,7 @@ def _tables(report: Report, summary: Summary, kind: str) -> list[str]:
         for row in adaptive:
             tolerance = "" if row.cell.tolerance is None else f"{row.cell.tolerance:g}"
             lines.append(
-                f"<tr><td>{escape(row.cell.solver)}</td><td>{tolerance}</td><td>{row.nfe or ''}</td>"
+                f"<tr><td>{escape(report.label(row))}</td><td>{tolerance}</td><td>{row.nfe or ''}</td>"
                 f"{_cell(row, False)}</tr>"
             )
         parts.append(f'<div class="wide"><table>{"".join(lines)}</table></div>')

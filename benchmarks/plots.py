@@ -20,6 +20,14 @@ from .report import KINDS, Report, Summary, finite
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p")
 LINES = {"ode": "-", "sde": "--"}
+GREYS = ("0.1", "0.35", "0.55")
+DASHES = ((0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+OTHERS = {
+    True: {"color": "#9ecae1", "linewidth": 0.5, "zorder": 1, "label": "other solvers of ours"},
+    False: {"color": "0.85", "linewidth": 0.5, "zorder": 0.5, "label": "other settings of peers"},
+}
+CROWD = 12
+"""With peers in the picture and more lines of ours than this, ours too are only named if best somewhere."""
 
 
 def draw(report: Report, path: Path) -> None:
@@ -36,28 +44,49 @@ def draw(report: Report, path: Path) -> None:
             handles |= _panel(panel, report, summary, kind, styles)
             if line == 0:
                 panel.set_title(summary.title, fontsize=10, fontweight="bold")
+        handles |= {
+            name: handles.pop(name) for name in [other["label"] for other in OTHERS.values()] if name in handles
+        }
         axes[line][-1].legend(
             handles.values(), handles.keys(), loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=8, frameon=False,
             title=f"{KINDS[kind]}", title_fontsize=9, handlelength=3.2, alignment="left", borderaxespad=0.0,
+            ncols=1 + (len(handles) - 1) // 24,
         )  # fmt: skip
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
 def _styles(report: Report) -> dict[str, dict[str, Any]]:
-    """Colour and marker for each label, each kind counted for itself."""
+    """Line, colour and marker for each label, each kind counted for itself: ours in colour, peers grey and hollow."""
     styles: dict[str, dict[str, Any]] = {}
     for kind in KINDS:
-        labels = dict.fromkeys(report.label(row) for row in report.rows if row.cell.kind == kind)
-        for i, label in enumerate(labels):
-            styles[label] = {
-                "color": COLOURS[i % len(COLOURS)],
-                "marker": MARKERS[i % len(MARKERS)],
-                "linestyle": LINES[kind],
-                "markersize": 4.5,
-                "linewidth": 1.3,
-            }
+        rows = [row for summary in report.summaries for row in report.of(summary.name, kind)]
+        named = _named(report, kind, rows)
+        for ours in (True, False):
+            labels = dict.fromkeys(report.label(row) for row in rows if row.cell.ours == ours)
+            for label in labels:
+                if label not in named:
+                    styles[label] = dict(OTHERS[ours])
+            for i, label in enumerate(label for label in labels if label in named):
+                style = {"marker": MARKERS[i % len(MARKERS)], "markersize": 4.5, "linewidth": 1.3, "label": label}
+                if ours:
+                    style |= {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[kind]}
+                else:
+                    style |= {"color": GREYS[i % 3], "linestyle": DASHES[i % 3], "markerfacecolor": "white"}
+                    style |= {"linewidth": 1.0, "zorder": 1.5}
+                styles[label] = style
     return styles
+
+
+def _named(report: Report, kind: str, rows: list[Row]) -> set[str]:
+    """The labels with a line of their own: of peers, and of a crowd of ours, those best somewhere."""
+    ours = {report.label(row) for row in rows if row.cell.ours}
+    named = set() if report.with_peers and len(ours) > CROWD else ours
+    for summary in report.summaries:
+        here = [row for row in rows if row.cell.problem == summary.name]
+        for side in (True, False):
+            named = named | report.leaders(here, side, summary.tie(kind))
+    return named
 
 
 def _panel(
@@ -71,7 +100,8 @@ def _panel(
     handles: dict[str, Any] = {}
     for label, rows in lines.items():
         points = sorted((row.nfe or 0, row.error or 0.0) for row in rows)
-        handles[label] = panel.plot(*zip(*points, strict=True), label=label, **styles[label])[0]
+        (line,) = panel.plot(*zip(*points, strict=True), **styles[label])
+        handles[str(line.get_label())] = line
     panel.set_xscale("log")
     panel.set_yscale("log")
     floor = summary.kind_floor(kind)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,14 @@ from benchmarks import options as cli
 from benchmarks.digits import QUICK, Training
 from benchmarks.measure import QUICK_TOLERANCES, SHOWN, TOLERANCES, Cell, Row, cells, measure
 from benchmarks.page import write_page
+from benchmarks.peers import rows as peer_rows
 from benchmarks.plots import draw
 from benchmarks.problems import PROBLEMS, PROCESSES, Problem, Settings, from_model
 from benchmarks.report import Report, Summary, print_report, write_csv, write_json
+from benchmarks.verdict import Verdict, defaults, judge, print_verdict, write_verdict
 
 Maker = Callable[[Settings], Problem]
+Run = tuple[Cell, Callable[[], Row]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,8 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print_report(report, console)
-    _write(report, problems, options.out)
-    files = "report.html, nfe.png, results.csv, results.json"
+    verdict = judge(report, defaults(options.default)) if report.with_peers else None
+    if verdict is not None:
+        print_verdict(verdict, console)
+    _write(report, problems, options.out, verdict)
+    files = "report.html, nfe.png, results.csv, results.json" + (", verdict.csv, verdict.md" if verdict else "")
     console.print(f"{report.facts['wall_time']:.0f} s in all; wrote {files} to {options.out}")
     return 0 if any(row.status == "ok" for row in report.rows) else 1
 
@@ -109,6 +116,7 @@ def _measure_all(
     """Prepare and measure one problem after another."""
     begin, started = time.perf_counter(), time.strftime("%Y-%m-%d %H:%M:%S %Z")
     solvers = cli.chosen_solvers(options.solvers)
+    peers, versions, missing = cli.chosen_peers(options)
     problems: list[Problem] = []
     rows: list[Row] = []
     trimmed: list[str] = []
@@ -120,13 +128,20 @@ def _measure_all(
         budgets, dropped = _budgets(options, problem)
         trimmed += [f"{name}: {n} calls, to keep the default run short (ask for them with --nfe)" for n in dropped]
         tolerances = QUICK_TOLERANCES if options.quick else TOLERANCES
-        todo = list(cells(problem, solvers, options.grids, budgets, tolerances))
-        rows += _measure(problem, todo, settings.seed, workers)
+        todo: list[Run] = [
+            (cell, partial(measure, problem, cell, settings.seed))
+            for cell in _own_cells(options, problem, solvers, budgets, tolerances)
+        ]
+        todo += [
+            (cell, partial(peer_rows.measure, problem, cell, peer, settings.seed))
+            for cell, peer in peer_rows.cells(problem, peers, budgets, tolerances)
+        ]
+        rows += _measure(problem, todo, workers)
         problems.append(problem)
         seconds |= {f"{name} prepared": prepared - since, f"{name} measured": time.perf_counter() - prepared}
     first = problems[0].model
     facts = {
-        "versions": _versions(),
+        "versions": _versions() | versions,
         "seed": settings.seed,
         "device": _device_name(settings.device, workers),
         "process": repr(first.sde),
@@ -139,6 +154,7 @@ def _measure_all(
         "wall_time": time.perf_counter() - begin,
         "seconds": seconds,
         "trimmed": trimmed,
+        "missing": missing,
     }
     return Report(facts, tuple(_summary(problem) for problem in problems), tuple(rows)), problems
 
@@ -157,17 +173,31 @@ def _budgets(options: argparse.Namespace, problem: Problem) -> tuple[list[int], 
     """The budgets to run, and those of the default list that the problem is too costly for."""
     if options.nfe:
         return sorted(set(options.nfe)), []
-    asked = cli.QUICK_NFE if options.quick else cli.NFE
+    asked = cli.QUICK_NFE if options.quick else cli.PEERS_NFE if options.peers else cli.NFE
     return [n for n in asked if n <= problem.most_calls], [n for n in asked if n > problem.most_calls]
 
 
-def _measure(problem: Problem, todo: list[Cell], seed: int, workers: int) -> list[Row]:
+def _own_cells(
+    options: argparse.Namespace,
+    problem: Problem,
+    solvers: Sequence[ss.SolverInfo],
+    budgets: Sequence[int],
+    tolerances: Sequence[float],
+) -> list[Cell]:
+    """The cells of our solvers; with peers those of the settings that they are held against, too."""
+    found = list(cells(problem, solvers, options.grids, budgets, tolerances))
+    for solver, grid in defaults(options.default) if options.peers else ():
+        found += cells(problem, [ss.get_solver(solver)], [grid], budgets)
+    return list(dict.fromkeys(found))
+
+
+def _measure(problem: Problem, todo: list[Run], workers: int) -> list[Row]:
     rows = []
     with (
         ThreadPoolExecutor(workers) as pool,
         tqdm(total=len(todo), desc=problem.name, unit="cell", leave=False, disable=None) as bar,
     ):
-        for row in pool.map(lambda cell: measure(problem, cell, seed), todo):
+        for row in pool.map(lambda run: run[1](), todo):
             bar.set_postfix_str(row.cell.label.partition(": ")[2], refresh=False)
             bar.update()
             rows.append(row)
@@ -179,12 +209,14 @@ def _summary(problem: Problem) -> Summary:
     return Summary(problem.name, problem.title, problem.floor(), reference.method, reference.consistency)
 
 
-def _write(report: Report, problems: list[Problem], folder: Path) -> None:
+def _write(report: Report, problems: list[Problem], folder: Path, verdict: Verdict | None) -> None:
     write_csv(report, folder / "results.csv")
-    write_json(report, folder / "results.json")
+    write_json(report, folder / "results.json", verdict.record() if verdict else None)
+    if verdict is not None:
+        write_verdict(verdict, folder)
     draw(report, folder / "nfe.png")
     truths = {p.name: p.reference.ends[:SHOWN].float().cpu() for p in problems if p.images}
-    write_page(report, folder / "nfe.png", folder / "report.html", truths)
+    write_page(report, folder / "nfe.png", folder / "report.html", truths, verdict)
 
 
 def _versions() -> dict[str, Any]:
