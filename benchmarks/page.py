@@ -119,8 +119,12 @@ def _facts(row: Row) -> str:
 
 
 def _samples(report: Report, summary: Summary, truth: Tensor) -> list[str]:
-    """A row of pictures for each solver: the same starts in every cell, the exact end points above."""
-    rows = [row for kind in KINDS for row in report.of(summary.name, kind)]
+    """A row of pictures for each solver of ours, and for the best peers: the same starts in every cell."""
+    rows = []
+    for kind in KINDS:
+        found = report.of(summary.name, kind)
+        leaders = report.leaders(found, ours=False)
+        rows += [row for row in found if row.cell.ours or report.label(row) in leaders]
     grid = arrange(report, [row for row in rows if row.shown is not None])
     calls = [calls for calls in SHOWN_CALLS if calls in grid.budgets] or list(grid.budgets[:3])
     if not calls:
