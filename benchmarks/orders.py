@@ -5,13 +5,14 @@ multistep methods seeded at full order (``start="high"``).
 
 - ODE: RMSE to the exact flow, which in one dimension takes quantiles to quantiles.
 - strong: mean distance, on one Brownian path a sample, to the same solver's result on the finest grid.
-- weak: the law of the output on Gaussian data in closed form (``ss.exact.push``; no sampling). On the mixture the errors
+- weak: the law of the output on Gaussian data in closed form (``ss.exact.push``; no sampling). On the mixture the
+errors
   of the means of x and x^2 are mean differences between two grids on one path, known to their standard error.
 
-The path is white noise in the clock V = e^{2 lam}, in which the noise of the reverse SDE (eta = 1) has equal weights. The
-normals of a step are its increments over the parts of the step, in their order: from the time where the last one ended
-to the time at which the network is asked next, or to the end. Those of SRA1 and SOSRA are ``int (B - B_t) dV`` and what
-makes up the increment.
+The path is white noise in the clock V = e^{2 lam}, in which the noise of the reverse SDE (eta = 1) has equal weights.
+The normals of a step are its increments over the parts of the step, in their order: from the time where the last one
+ended to the time at which the network is asked next, or to the end. Those of SRA1 and SOSRA are ``int (B - B_t) dV``
+and what makes up the increment.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ def slope(errors: list[float], last: int = 1) -> float:
 # -- deterministic ----------------------------------------------------------------------------------------------
 
 
-def flow_errors(info: ss.SolverInfo, sde: ss.SDE, steps: Iterable[int] = ODE_STEPS, grid: str = "log_snr", **options: Any) -> list[float]:
+def flow_errors(
+    info: ss.SolverInfo, sde: ss.SDE, steps: Iterable[int] = ODE_STEPS, grid: str = "log_snr", **options: Any
+) -> list[float]:
     """RMSE to the exact flow of the mixture."""
     law, (first, last) = mixture(), ends(sde)
     start = math.hypot(sde.alpha(first), sde.sigma(first)) * torch.linspace(-2, 2, 9, dtype=torch.float64)
@@ -123,7 +126,8 @@ def quantile_flow(law: ss.exact.GaussianMixture, x: Tensor, sde: ss.SDE, t: floa
 def _cdf(law: ss.exact.GaussianMixture, x: Tensor, sde: ss.SDE, t: float) -> Tensor:
     noisy = law.marginal(sde, t)
     z = (x[:, None] - noisy.means[:, 0]) / noisy.variances[:, 0].sqrt()
-    return (noisy.weights * torch.special.ndtr(z)).sum(1)
+    shares: Tensor = (noisy.weights * torch.special.ndtr(z)).sum(1)
+    return shares
 
 
 # -- stochastic -------------------------------------------------------------------------------------------------
@@ -242,7 +246,9 @@ def main() -> None:
     with OUT.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(found[0])))
         writer.writeheader()
-        writer.writerows({k: f"{v:.3g}" if isinstance(v, float) else v for k, v in asdict(row).items()} for row in found)
+        writer.writerows(
+            {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in asdict(row).items()} for row in found
+        )
 
 
 if __name__ == "__main__":

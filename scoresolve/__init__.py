@@ -17,10 +17,10 @@ from .model import ScoreModel
 from .noise import NoiseSource, SampleStreams
 from .processes import EDM, VESDE, VPSDE, CosineVPSDE, RectifiedFlow, SubVPSDE
 from .registry import SolverInfo, build_table, get_solver, solver, solvers
+from .row import Row
 from .sampling import encode, sample
 from .sde import SDE
 from .solution import Solution, Step
-from .row import Row
 from .table import Table
 
 __version__ = "0.1.0"

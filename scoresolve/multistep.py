@@ -5,9 +5,10 @@ integrates it against the form's kernel (``forms.py``). ``Rule`` says how:
 
 - ``exact``: the integral itself. Local error O(h^{k+1}), order k.
 - ``bh2``, ``bh1`` (UniPC): as exact, but where there are two nodes the first moment
-  ``int kernel(v) (u - u_i)/h dv`` is replaced by half the kernel's whole integral, or by h/2 times its value at the end. Also of
-  order 2; the systems that UniPC solves for more nodes have the exact weights as their solution.
-- ``published`` (DPM-Solver and DPM-Solver++ 2M and 3M): two nodes as bh2. With three nodes the second difference lacks a
+  ``int kernel(v) (u - u_i)/h dv`` is replaced by half the kernel's whole integral, or by h/2 times its value at the
+  end. Also of order 2; the systems that UniPC solves for more nodes have the exact weights as their solution.
+- ``published`` (DPM-Solver and DPM-Solver++ 2M and 3M): two nodes as bh2. With three nodes the second difference
+lacks a
   factor 2, which leaves an error of O(h^3) a step: order 2, not 3.
 - ``adams``: the weights of equal steps in u, whatever the steps are (iPNDM, PLMS): order 2 where the steps change
   smoothly from one to the next.
@@ -26,7 +27,6 @@ True also lets the order ramp down over the last steps.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -85,9 +85,9 @@ def published(form: Form, nodes: Sequence[Point], here: Point, there: Point) -> 
     newest, older = np.array([1.0, -1.0, 0.0]) / first, np.array([0.0, 1.0, -1.0]) / second
     slope = newest + first / (first + second) * (newest - older)
     curvature = (newest - older) / (first + second)  # half of h^2 D'', to be multiplied by all of moment 2
-    return np.asarray(
-        moments[0] * np.array([1.0, 0.0, 0.0]) + moments[1] * slope + 0.5 * moments[2] * curvature, dtype=np.float64
-    )
+    weights = moments[1] * slope + 0.5 * moments[2] * curvature
+    weights[0] += moments[0]
+    return np.asarray(weights, dtype=np.float64)
 
 
 def adams(form: Form, nodes: Sequence[Point], here: Point, there: Point) -> np.ndarray:
@@ -111,7 +111,7 @@ RULES: dict[str, Rule] = {"exact": exact, "bh1": bh1, "bh2": bh2, "published": p
 
 @dataclass(frozen=True)
 class Corrector:
-    """The rule that makes a step again with its end as a node, and how many nodes it uses at most (the end included)."""
+    """The rule that makes a step again with its end as a node, and the most nodes it uses, the end included."""
 
     rule: Rule
     nodes: int
@@ -179,7 +179,8 @@ class _Run:
         method = self.method
         form = method.form_at(here)
         if here.alpha == 0 and form.predicts != "velocity":
-            self.rows.append(opening_row(form, here, there) if form.predicts == "noise" else self._first_order(form, here, there))
+            row = opening_row if form.predicts == "noise" else _first_order
+            self.rows.append(row(form, here, there))
             self.history, self.last = [None, *self.history], None
             return
         if self.taken < len(method.opening) and there.sigma > 0 and form.within(here, there):
@@ -200,10 +201,6 @@ class _Run:
         total = {age: weights.get(age, 0.0) + gain * correction.get(age, 0.0) for age in {*weights, *correction}}
         self.rows.append(Row(here.t, there.t, (gain, *_by_age(total)), noise_weights(noise)))
         self.taken, self.last = self.taken + 1, (form, here, there, weights)
-
-    def _first_order(self, form: Form, here: Point, there: Point) -> Row:
-        gain, whole, noise = form.step(here, there)
-        return Row(here.t, there.t, (gain, whole), noise_weights(noise))
 
     def _ages(self, form: Form, here: Point, there: Point, remaining: int) -> list[int]:
         """Ages of the outputs that are the nodes of this step, newest first."""
@@ -230,6 +227,11 @@ class _Run:
         for age, weight in predicted.items():
             difference[age + 1] = difference.get(age + 1, 0.0) - weight
         return difference
+
+
+def _first_order(form: Form, here: Point, there: Point) -> Row:
+    gain, whole, noise = form.step(here, there)
+    return Row(here.t, there.t, (gain, whole), noise_weights(noise))
 
 
 def _by_age(weights: Mapping[int, float]) -> tuple[float, ...]:

@@ -57,7 +57,8 @@ def sample(
         solver: a name of ``ss.solvers()``, or a ``Table``.
         nfe: the budget of network calls, met exactly where the solver allows and never exceeded; or ``steps``.
         grid: a name of ``ss.grids.GRIDS`` ("balanced", "log_snr", "karras", "trailing", ...), a function with their
-            signature, or an array of times (decreasing; it then says where to start and end). Default: the solver's own.
+            signature, or an array of times (decreasing; it then says where to start and end). Default: the solver's
+            own.
         seed: whole number. Sample i of a seed is the same whatever the batch; from the operating system if not given.
         indices: which samples of the seed, one for each of the batch (default 0, 1, ...).
         start: the state at the first time, float32 or float64; it is not written to. Or a word, "low" or "high": how a

@@ -222,4 +222,3 @@ class Table:
     def load(cls, path: str | Path) -> Table:
         """Read a table that :meth:`save` wrote; data only, nothing is executed. Raises: ValueError, OSError."""
         return cls.from_json(Path(path).read_text())
-

@@ -22,7 +22,17 @@ CLOCKED = [info for info in ODE if "clock" in info.options]
 IN_TIME = ["deis_tab1", "deis_tab2", "deis_tab3", "velocity_ab2", "velocity_ab3", "velocity_ab4"]
 DISCRETISED = ["euler_maruyama", "reverse_diffusion"]
 # solvers of the reverse SDE of level eta: their law given the start is that of the SDE, at the declared order
-OF_LEVEL_ETA = ["dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde", "seeds_1", "seeds_2", "seeds_3", "sra1", "sosra", *DISCRETISED]
+OF_LEVEL_ETA = [
+    "dpmpp_2m_sde",
+    "dpmpp_3m_sde",
+    "dpmpp_sde",
+    "seeds_1",
+    "seeds_2",
+    "seeds_3",
+    "sra1",
+    "sosra",
+    *DISCRETISED,
+]
 
 
 @pytest.mark.parametrize("info", ODE, ids=lambda info: info.name)
@@ -202,7 +212,9 @@ def test_the_forward_variance_of_ddpm_converges_at_order_one() -> None:
     assert slopes(errors)[-1] == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize("info", [i for i in SDE if "eta" in i.options and i.name not in ("sra1", "sosra")], ids=lambda info: info.name)
+@pytest.mark.parametrize(
+    "info", [i for i in SDE if "eta" in i.options and i.name not in ("sra1", "sosra")], ids=lambda info: info.name
+)
 def test_without_noise_a_stochastic_solver_is_deterministic(info: ss.SolverInfo) -> None:
     assert not orders.table(info, ss.VPSDE(), 8, eta=0.0).stochastic
 

@@ -233,7 +233,7 @@ def test_a_start_at_alpha_zero_takes_a_closed_form_first_step() -> None:
     [
         ("ddim", {"eta": -0.1}, ValueError, "eta >= 0"),
         ("ddim", {"eta": 2.0}, ValueError, "use eta=1 or less"),
-        ("dpmpp_2m", {"weights": "exakt"}, ValueError, 'weights= to be one of exact'),
+        ("dpmpp_2m", {"weights": "exakt"}, ValueError, "weights= to be one of exact"),
         ("dpmpp_2m", {"eta": 1.0}, TypeError, "unknown option 'eta'"),
         ("dpmpp_2m_sde", {"etta": 1.0}, TypeError, "did you mean 'eta'"),
         ("ddpm", {"variance": "big"}, ValueError, "posterior"),

@@ -23,6 +23,7 @@ Published iPNDM_v (diff-sampler) misplaces a parenthesis: with h, h', h'' the la
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -45,7 +46,7 @@ def ipndm_v(form: Form, nodes: Sequence[Point], here: Point, there: Point) -> np
     if len(nodes) < 3:
         return exact(form, nodes, here, there)
     places = [form.place(there), *(form.place(node) for node in nodes)]
-    h, h1, h2 = (a - b for a, b in zip(places[:3], places[1:4], strict=True))
+    h, h1, h2 = (a - b for a, b in list(pairwise(places))[:3])
     third = (1 - h / (3 * (h + h1)) * (h * (h + h1)) / (h1 * (h1 + h2))) / 2
     weights = [1 + h / h1 / 2 + third, -h / h1 / 2 - (1 + h1 / h2) * third, third * h1 / h2]
     if len(nodes) == 4:
@@ -70,8 +71,8 @@ def _noise_in(clock: Clock) -> Callable[[SDE], Form]:
 
 for _n in (1, 2, 3):
     multistep_solver(
-        f"deis_tab{_n}", f"DEIS t-AB{_n}: the noise through {counted(_n + 1)} in t, integrated exactly.", _noise_in("t"),
-        outputs=_n + 1, order=_n + 1, reference=f"{DEIS}, eq. 15",
+        f"deis_tab{_n}", f"DEIS t-AB{_n}: the noise through {counted(_n + 1)} in t, integrated exactly.",
+        _noise_in("t"), outputs=_n + 1, order=_n + 1, reference=f"{DEIS}, eq. 15",
     )  # fmt: skip
 for _n in (1, 2, 3):
     multistep_solver(
@@ -90,7 +91,7 @@ for _n in (1, 2, 3, 4):
     )  # fmt: skip
 for _n, _order in ((1, 1), (2, 2), (3, 3), (4, 2)):
     multistep_solver(
-        f"ipndm_v_{_n}", f"iPNDM_v-{_n}: {counted(_n)} of noise in rho, variable-step weights as published (see lms_{_n}).",
+        f"ipndm_v_{_n}", f"iPNDM_v-{_n}: {counted(_n)} of noise in rho, variable-step weights as published.",
         _noise_in("rho"), outputs=_n, order=_order, weights="ipndm_v", reference="Zhou et al. 2024, arXiv:2312.00094",
     )  # fmt: skip
 for _n in (2, 3, 4):

@@ -104,7 +104,15 @@ def euler_ancestral(sde: SDE, times: np.ndarray, *, eta: float = 1.0) -> Table:
     return Table.of(ddim_rows(sde, times, eta), times, sde, "euler_ancestral", options={"eta": eta}, exact_on="data")
 
 
-@solver("dpm_2_ancestral", kind="sde", order=2, strong_order=1, evaluations=2, reference="Crowson 2022, k-diffusion", spare=({"first": 1},))
+@solver(
+    "dpm_2_ancestral",
+    kind="sde",
+    order=2,
+    strong_order=1,
+    evaluations=2,
+    reference="Crowson 2022, k-diffusion",
+    spare=({"first": 1},),
+)
 def dpm_2_ancestral(sde: SDE, times: np.ndarray, *, eta: float = 1.0, first: int | None = None) -> Table:
     """DPM-Solver-2 ancestral: a step of ``dpm_solver_2s`` to a lower level, and noise up to the next.
 
@@ -113,7 +121,15 @@ def dpm_2_ancestral(sde: SDE, times: np.ndarray, *, eta: float = 1.0, first: int
     return _ancestral("dpm_2_ancestral", noise_form(sde), times, eta, first)
 
 
-@solver("dpmpp_2s_ancestral", kind="sde", order=2, strong_order=1, evaluations=2, reference="Crowson 2022, k-diffusion", spare=({"first": 1},))
+@solver(
+    "dpmpp_2s_ancestral",
+    kind="sde",
+    order=2,
+    strong_order=1,
+    evaluations=2,
+    reference="Crowson 2022, k-diffusion",
+    spare=({"first": 1},),
+)
 def dpmpp_2s_ancestral(sde: SDE, times: np.ndarray, *, eta: float = 1.0, first: int | None = None) -> Table:
     """DPM-Solver++(2S) ancestral: a step of ``dpmpp_2s`` to a lower level, and noise up to the next.
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+
 import numpy as np
 
 from ..errors import require
@@ -61,7 +62,12 @@ def ddim_rows(sde: SDE, times: np.ndarray, eta: float) -> list[Row]:
     return rows
 
 
-@solver("ddim", order=1, reference="Song, Meng and Ermon 2021, arXiv:2010.02502, eq. 12", aliases=("dpmpp_1", "dpm_solver_1"))
+@solver(
+    "ddim",
+    order=1,
+    reference="Song, Meng and Ermon 2021, arXiv:2010.02502, eq. 12",
+    aliases=("dpmpp_1", "dpm_solver_1"),
+)
 def ddim(sde: SDE, times: np.ndarray, *, eta: float = 0.0) -> Table:
     """DDIM: the first-order exponential integrator; eta = 1 is the DDPM posterior step.
 
@@ -113,7 +119,14 @@ def dpmpp_2m_sde(
     return multistep_table("dpmpp_2m_sde", data_form(sde, eta), times, 2, weights, start, lower_order_final, eta=eta)
 
 
-@solver("dpmpp_3m_sde", kind="sde", grid="log_snr", order=2, strong_order=1, reference=f"{DPM_SOLVER_PP}, app. D; k-diffusion")
+@solver(
+    "dpmpp_3m_sde",
+    kind="sde",
+    grid="log_snr",
+    order=2,
+    strong_order=1,
+    reference=f"{DPM_SOLVER_PP}, app. D; k-diffusion",
+)
 def dpmpp_3m_sde(
     sde: SDE,
     times: np.ndarray,

@@ -103,7 +103,8 @@ def table_of(
 def lower(schemes: Mapping[int, Scheme]) -> tuple[dict[str, int], ...]:
     """The options by which a single-step method meets any budget: fewer stages in its first step.
 
-    At high noise the flow is nearly linear in rho and the data prediction nearly constant: a low order costs least there.
+    At high noise the flow is nearly linear in rho and the data prediction nearly constant: a low order costs least
+    there.
     """
     return tuple({"first": stages} for stages in sorted(schemes)[:-1])
 

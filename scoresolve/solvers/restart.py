@@ -7,13 +7,14 @@ The forward process costs no network call: from (alpha, sigma) up to (alpha', si
 In a table it is part of the commit before it, so that a row may end at a higher time than it was asked at.
 
 **Churn** (Karras et al. 2022, alg. 2): before each step from rho with ``s_tmin <= rho <= s_tmax`` the state goes up to
-``rho (1 + gamma)``, ``gamma = min(s_churn / steps, sqrt(2) - 1)``, with noise of deviation s_noise. A process has no time
-above t_max: the first step is not churned, and no other goes higher.
+``rho (1 + gamma)``, ``gamma = min(s_churn / steps, sqrt(2) - 1)``, with noise of deviation s_noise. A process has no
+time above t_max: the first step is not churned, and no other goes higher.
 
-**Restart** (Xu et al. 2023, alg. 1): when the descent has reached the lower level of an interval, it goes up to the upper
-one by fresh noise and down again by a few steps, ``repeats`` times: errors made before are contracted, and the
-discretisation error of these steps is small. The levels are of rho; the lower one is the nearest time of the grid below
-it; by default the steps of the way down are the grid's. A grid that steps over the whole interval does not restart.
+**Restart** (Xu et al. 2023, alg. 1): when the descent has reached the lower level of an interval, it goes up to the
+upper one by fresh noise and down again by a few steps, ``repeats`` times: errors made before are contracted, and the
+discretisation error of these steps is small. The levels are of rho; the lower one is the nearest time of the grid
+below it; by default the steps of the way down are the grid's. A grid that steps over the whole interval does not
+restart.
 """
 
 from __future__ import annotations
@@ -36,12 +37,19 @@ EDM = "Karras et al. 2022, arXiv:2206.00364, alg. 2"
 
 @solver("edm_euler", kind="sde", order=1, reference=EDM)
 def edm_euler(
-    sde: SDE, times: np.ndarray, *, s_churn: float = 40.0, s_tmin: float = 0.05, s_tmax: float = 50.0, s_noise: float = 1.0
+    sde: SDE,
+    times: np.ndarray,
+    *,
+    s_churn: float = 40.0,
+    s_tmin: float = 0.05,
+    s_tmax: float = 50.0,
+    s_noise: float = 1.0,
 ) -> Table:
     """Euler's method in rho with EDM's churn.
 
-    s_churn: how much noise is added in all, 0 or more; 0 is ``euler``. s_tmin, s_tmax: the levels of rho between which it is
-    added. s_noise: standard deviation of the noise (EDM's 1.003 or 1.007 inflate it to make up for lost detail).
+    s_churn: how much noise is added in all, 0 or more; 0 is ``euler``. s_tmin, s_tmax: the levels of rho between
+    which it is added. s_noise: standard deviation of the noise (EDM's 1.003 or 1.007 inflate it to make up for lost
+    detail).
     """
     return _churned("edm_euler", EULER, sde, times, None, s_churn, s_tmin, s_tmax, s_noise)
 
@@ -94,7 +102,7 @@ def _churned(
 
 
 @solver("restart", kind="sde", order=2, evaluations=2, reference="Xu et al. 2023, arXiv:2306.14878, alg. 1",
-        spare=({"first": 1}, {"repeats": 1}, {"repeats": 1, "first": 1}, {"repeats": 0}, {"repeats": 0, "first": 1}))  # fmt: skip
+        spare=tuple({"repeats": n, "first": k} for n in (2, 1, 0) for k in (2, 1)))  # fmt: skip
 def restart(
     sde: SDE,
     times: np.ndarray,
@@ -107,9 +115,9 @@ def restart(
 ) -> Table:
     """Restart: Heun's method in rho, with ``repeats`` returns from one noise level up to another.
 
-    low, high: the levels of rho. repeats: how often the state goes up and down again, 0 or more. restart_steps: of each way down,
-    two calls each, equal in rho^(1/7) from ``high``; None: those of the grid itself, from its first time below ``high``.
-    first: stages of the first step, 1 or 2.
+    low, high: the levels of rho. repeats: how often the state goes up and down again, 0 or more. restart_steps: of
+    each way down, two calls each, equal in rho^(1/7) from ``high``; None: those of the grid itself, from its first
+    time below ``high``. first: stages of the first step, 1 or 2.
     """
     require(0 < low < high, f"0 < low < high, got {low} and {high}")
     require(repeats >= 0, f"repeats of at least 0, got {repeats}")

@@ -49,18 +49,23 @@ def _register(
     clock: "rho" (EDM's sigma, on any process), "log_rho" or "t". first: stages of the first step, 1 to
     {stages} (default {stages}), to meet a budget exactly.
     """
-    solver(
-        name, order=order, evaluations=stages, reference=reference, spare=lower(schemes), aliases=aliases
-    )(build)
+    solver(name, order=order, evaluations=stages, reference=reference, spare=lower(schemes), aliases=aliases)(build)
 
 
-_register("euler", {1: EULER}, 1, "Euler's method on the probability flow.", "Euler 1768; Karras et al. 2022, arXiv:2206.00364")
+_register(
+    "euler",
+    {1: EULER},
+    1,
+    "Euler's method on the probability flow.",
+    "Euler 1768; Karras et al. 2022, arXiv:2206.00364",
+)
 _register(
     "heun", {1: EULER, 2: HEUN}, 2, "Heun's method: the trapezoid rule, predicted by Euler.",
     f"Heun 1900; Karras et al. 2022, arXiv:2206.00364, alg. 1; {DEIS}", aliases=("rho_rk2",),
 )  # fmt: skip
 _register(
-    "midpoint", {1: EULER, 2: MIDPOINT}, 2, "The midpoint method; in log rho it is DPM-Solver-2.", f"Runge 1895; {DEIS}",
+    "midpoint", {1: EULER, 2: MIDPOINT}, 2, "The midpoint method; in log rho it is DPM-Solver-2.",
+    f"Runge 1895; {DEIS}",
 )  # fmt: skip
 _register(
     "kutta_3", {1: EULER, 2: MIDPOINT, 3: KUTTA}, 3, "Kutta's third-order method.",

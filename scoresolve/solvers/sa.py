@@ -28,7 +28,14 @@ from ..table import Table
 from .families import Correction, table_of
 
 
-@solver("sa_solver", kind="sde", grid="log_snr", order=2, strong_order=1, reference="Xue et al. 2023, arXiv:2309.05019, alg. 1")
+@solver(
+    "sa_solver",
+    kind="sde",
+    grid="log_snr",
+    order=2,
+    strong_order=1,
+    reference="Xue et al. 2023, arXiv:2309.05019, alg. 1",
+)
 def sa_solver(
     sde: SDE,
     times: np.ndarray,
@@ -43,8 +50,8 @@ def sa_solver(
 ) -> Table:
     """SA-Solver: stochastic Adams predictor and corrector with a noise level that is switched on in the middle.
 
-    predictor_order: outputs of the predictor, 1 to 4. corrector_order: nodes of the corrector, 0 (none) to one more. tau:
-    multiplier of the noise's standard deviation for steps from rho ``between`` the two levels, 0 elsewhere.
+    predictor_order: outputs of the predictor, 1 to 4. corrector_order: nodes of the corrector, 0 (none) to one more.
+    tau: multiplier of the noise's standard deviation for steps from rho ``between`` the two levels, 0 elsewhere.
     weights: "exact", or "bh1" (the authors' for two nodes). start, lower_order_final: as in ``dpmpp_2m``.
     """
     require(1 <= predictor_order <= 4, f"predictor_order= from 1 to 4, got {predictor_order}")
@@ -74,7 +81,7 @@ def er_profile(lam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def er_published(form: Form, nodes: Sequence[Point], here: Point, there: Point) -> np.ndarray:
-    """ER-SDE's Taylor weights as published: the slope of the last step, and twice the difference of slopes over both."""
+    """ER-SDE's Taylor weights as published: the last step's slope, twice the difference of slopes over both."""
     if len(nodes) < 3:
         return exact(form, nodes, here, there)
     rho = np.array([form.place(node) for node in nodes])
@@ -84,9 +91,9 @@ def er_published(form: Form, nodes: Sequence[Point], here: Point, there: Point) 
     slope = np.array([1.0, -1.0, 0.0]) / (rho[0] - rho[1])
     older = np.array([0.0, 1.0, -1.0]) / (rho[1] - rho[2])
     second = 2 * (slope - older) / (rho[0] - rho[2])
-    return np.asarray(
-        moments[0] * np.array([1.0, 0.0, 0.0]) + moments[1] * h * slope + 0.5 * moments[2] * h**2 * second, dtype=np.float64
-    )
+    weights = moments[1] * h * slope + 0.5 * moments[2] * h**2 * second
+    weights[0] += moments[0]
+    return np.asarray(weights, dtype=np.float64)
 
 
 def _register(order: int) -> None:
@@ -111,7 +118,11 @@ def _register(order: int) -> None:
     weights: "published" (they differ for three outputs) or "exact". start, lower_order_final: as in ``dpmpp_2m``.
     """
     solver(
-        f"er_sde_{order}", kind="sde", order=min(order, 2), strong_order=1, reference="Cui et al. 2023, arXiv:2309.06169"
+        f"er_sde_{order}",
+        kind="sde",
+        order=min(order, 2),
+        strong_order=1,
+        reference="Cui et al. 2023, arXiv:2309.06169",
     )(build)
 
 

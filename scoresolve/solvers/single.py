@@ -17,6 +17,7 @@ prediction DPM-Solver++ and RES; at eta > 0 the stages share the increments of o
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -43,7 +44,14 @@ def _two(weights: str) -> dict[int, Scheme]:
 _THREE = {1: EULER, 2: TWO_STAGE, 3: THREE_STAGE}
 
 
-@solver("dpm_solver_2s", order=2, evaluations=2, reference=f"{DPM_SOLVER}, alg. 1", aliases=("dpm_2",), spare=lower(_two("exact")))
+@solver(
+    "dpm_solver_2s",
+    order=2,
+    evaluations=2,
+    reference=f"{DPM_SOLVER}, alg. 1",
+    aliases=("dpm_2",),
+    spare=lower(_two("exact")),
+)
 def dpm_solver_2s(sde: SDE, times: np.ndarray, *, weights: TwoS = "published", first: int | None = None) -> Table:
     """DPM-Solver-2: the noise at the middle of the step in log rho (``dpm_2`` of k-diffusion).
 
@@ -112,10 +120,12 @@ def res_3s(sde: SDE, times: np.ndarray, *, first: int | None = None) -> Table:
     require(first in (None, 1, 2, 3), f"first= to be 1, 2 or 3, got {first!r}")
     form, points = data_form(sde), sde.points(times)
     rows: list[Row] = []
-    for i, (here, there) in enumerate(zip(points, points[1:], strict=False)):
+    for i, (here, there) in enumerate(pairwise(points)):
         stages = first if first and i == 0 else 3
         whole = stages == 3 and there.sigma > 0 and form.within(here, there)
-        rows += _stiff_rows(form, here, there) if whole else single_step_rows(form, BY_STAGES[min(stages, 2)], here, there)
+        rows += (
+            _stiff_rows(form, here, there) if whole else single_step_rows(form, BY_STAGES[min(stages, 2)], here, there)
+        )
     return table_of("res_3s", form, times, rows, {} if first is None else {"first": first})
 
 
@@ -161,7 +171,7 @@ def _register_seeds(stages: int, order: int) -> None:
     def build(sde: SDE, times: np.ndarray, *, eta: float = 1.0, first: int | None = None) -> Table:
         return single_step_table(f"seeds_{stages}", noise_form(sde, eta), times, schemes, first, eta=eta)
 
-    build.__doc__ = f"""SEEDS-{stages}: stochastic exponential method of {stages} call{"s" * (stages > 1)}, noise prediction.
+    build.__doc__ = f"""SEEDS-{stages}: stochastic exponential method of {stages} call{"s" * (stages > 1)} on the noise.
 
     eta: multiplier of the noise's standard deviation. first: stages of the first step, 1 to {stages}.
     """

@@ -1,4 +1,4 @@
-r"""Stochastic Runge-Kutta methods of strong order 1.5 on the reverse SDE: SRA1 and SOSRA (Roessler; Rackauckas and Nie).
+r"""Stochastic Runge-Kutta methods of strong order 1.5 on the reverse SDE: SRA1 and SOSRA.
 
 With ``y = x e^{eta^2 lam} / sigma`` and ``c = 1 + eta^2`` the reverse SDE of the data prediction is
 
@@ -10,13 +10,14 @@ dV the step, I_1 = B(V_s) - B(V_t) and I_10 = int (B(v) - B(V_t)) dv over it,
 
     Y_k = y + dV sum_j A_kj F_j + (sum_j B_kj) I_10 / dV,        y' = y + dV sum_k a_k F_k + I_1,
 
-where F_k is the drift at Y_k and V_t + c_k dV. I_1 and I_10 are Gaussian of variances dV and dV^3/3 and covariance dV^2/2:
+where F_k is the drift at Y_k and V_t + c_k dV. I_1 and I_10 are Gaussian of variances dV and dV^3/3 and covariance
+dV^2/2:
 
     I_10 = dV^{3/2} z_0 / sqrt(3),       I_1 = sqrt(dV) (sqrt(3)/2 z_0 + z_1 / 2),
 
 z_0 drawn with the first stage and z_1 with the last, so that both belong to one path. A drift that is constant in D is
-integrated exactly (the weights a_k dw/dV are scaled to the sum w_s - w_t). Nothing of this kind holds where V is infinite:
-the step to noise zero, and one from a time without signal, are the first-order ones.
+integrated exactly (the weights a_k dw/dV are scaled to the sum w_s - w_t). Nothing of this kind holds where V is
+infinite: the step to noise zero, and one from a time without signal, are the first-order ones.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def sra1(sde: SDE, times: np.ndarray, *, eta: float = 1.0, first: int | None = N
     return _table("sra1", SRA1, sde, times, eta, first)
 
 
-@solver("sosra", kind="sde", order=2, strong_order=1.5, evaluations=3, grid="log_snr", spare=({"first": 1}, {"first": 2}),
+@solver("sosra", kind="sde", order=2, strong_order=1.5, evaluations=3, grid="log_snr",
+        spare=({"first": 1}, {"first": 2}),
         reference="Rackauckas and Nie 2020, doi:10.1109/HPEC43674.2020.9286178, SOSRA")  # fmt: skip
 def sosra(sde: SDE, times: np.ndarray, *, eta: float = 1.0, first: int | None = None) -> Table:
     """SOSRA: stability-optimised stochastic Runge-Kutta of strong order 1.5 for additive noise, three calls a step.
@@ -78,7 +80,9 @@ def sosra(sde: SDE, times: np.ndarray, *, eta: float = 1.0, first: int | None = 
 
 
 def _table(name: str, tableau: Tableau, sde: SDE, times: np.ndarray, eta: float, first: int | None) -> Table:
-    require(eta > 0, f"eta > 0 for a stochastic Runge-Kutta method, got {eta}: use a solver of kind 'ode' without noise")
+    require(
+        eta > 0, f"eta > 0 for a stochastic Runge-Kutta method, got {eta}: use a solver of kind 'ode' without noise"
+    )
     require(first in (None, *range(1, len(tableau.places))), f"first= below {len(tableau.places)}, got {first!r}")
     points = sde.points(times)
     rows: list[Row] = []
@@ -96,7 +100,6 @@ def _step(tableau: Tableau, sde: SDE, here: Point, there: Point, eta: float) -> 
     """The rows of one step. All is in units of y_t and V_t: with L = lam - lam_t, V/V_t = e^{2 eta^2 L}."""
     growth = math.expm1(2 * eta**2 * (there.lam - here.lam))  # dV / V_t
     stages = [_inside(sde, here, there, eta, c * growth) for c in tableau.places]
-    scale = lambda point: point.sigma / here.sigma * math.exp(-(eta**2) * (point.lam - here.lam))  # noqa: E731  x per y
     # drift per dV at each stage, for D in units of x: (dw/dV) with w = e^{c lam}, over y_t's e^{eta^2 lam_t} / sigma_t
     rate = (1 + eta**2) / (2 * eta**2)
     slopes = [rate * here.alpha * math.exp((1 - eta**2) * (p.lam - here.lam)) for p in stages]
@@ -106,7 +109,7 @@ def _step(tableau: Tableau, sde: SDE, here: Point, there: Point, eta: float) -> 
     for k, point in enumerate(stages):
         final = k == len(stages) - 1
         ahead = there if final else stages[k + 1]
-        factor = scale(ahead)
+        factor = ahead.sigma / here.sigma * math.exp(-(eta**2) * (ahead.lam - here.lam))  # x per y
         if not final:
             drift = [a * growth * slope for a, slope in zip(tableau.drift[k + 1], slopes, strict=False)]
             target = here.alpha * math.expm1((1 + eta**2) * (ahead.lam - here.lam))

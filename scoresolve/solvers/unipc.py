@@ -1,7 +1,7 @@
 r"""UniPC: a multistep predictor (UniP) and a corrector (UniC) that reuses the next output, at no network call.
 
-Both are the exponential multistep rule in lam (``multistep.py``): the predictor through p outputs, the corrector through
-p + 1 with the output at the end of the step among them. Their linear systems ``R rho = b / B(h)`` ask that
+Both are the exponential multistep rule in lam (``multistep.py``): the predictor through p outputs, the corrector
+through p + 1 with the output at the end of the step among them. Their linear systems ``R rho = b / B(h)`` ask that
 polynomials of degree below the number of nodes are integrated exactly, and the factor B cancels: for three nodes and
 more the weights are the exact ones whatever B is. Only where a system would have a single unknown is it replaced by
 rho = 1/2, and there B decides, "bh1" with B = h and "bh2" with B = e^h - 1. Order p + 1 with its corrector.
@@ -38,7 +38,7 @@ def _register(order: int) -> None:
         name, again = f"unipc_{order}", variant if unic else None
         return multistep_table(name, form, times, order, variant, start, lower_order_final, again)
 
-    build.__doc__ = f"""UniPC-{order}: {order} output{"s" * (order > 1)} to predict, the next one to correct; order {order + 1}.
+    build.__doc__ = f"""UniPC-{order}: {order} output{"s" * (order > 1)} to predict, the next to correct.
 
     variant: "bh1", "bh2" or "exact" (they differ only where a step has two nodes). predicts: "data" or "noise".
     start: "low" (as published) or "high". lower_order_final: end at lower order; None: only where the last noise level
