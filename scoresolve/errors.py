@@ -43,12 +43,9 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
-    """The message for a name that does not exist, with the nearest one that does."""
+    """The message for a name that does not exist, with the nearest that do; all of them if they are few."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return (
-        f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}"
-        if hint
-        else (f"unknown {kind} {name!r}; known: {', '.join(names)}")
-    )
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    listed = f"known: {', '.join(names)}" if len(names) <= 30 else f"{len(names)} are known"
+    return f"unknown {kind} {name!r}{hint} ({listed})" if hint else f"unknown {kind} {name!r}; {listed}"

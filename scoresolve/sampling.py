@@ -17,6 +17,7 @@ from .grids import GridLike
 from .model import ScoreModel
 from .noise import NoiseSource, SampleStreams
 from .planning import Request, check_table, plan
+from .presets import resolve
 from .registry import Runner, get_solver
 from .solution import Callback, Solution, Step
 from .starting import check_ends, check_model, check_state, start_state
@@ -98,7 +99,9 @@ def sample(
         times = solver.times
     else:
         last, first = check_ends(model, t_min, t_max)
-        request = Request(model, get_solver(solver), grid, first, last, options, corrector, floor=t_min or 0.0)
+        preset = resolve(solver)
+        grid, given = preset.grid if grid is None else grid, {**preset.options, **options}
+        request = Request(model, get_solver(preset.solver), grid, first, last, given, corrector, floor=t_min or 0.0)
         closing = denoise and request.ends_noisy
         if closing and nfe == 1:
             raise ValueError("nfe must be at least 2 with denoise=True, which takes one network call; got nfe=1")
@@ -148,7 +151,9 @@ def encode(
     default = model.t_min if model.sde.sigma(model.t_min) > 0 else model.t_eps
     first, last = check_ends(model, default if t_min is None else t_min, t_max)
     steps, nfe = _counts(steps, nfe)
-    request = Request(model, get_solver(solver), grid, last, first, options, floor=t_min or 0.0, upwards=True)
+    preset = resolve(solver)
+    grid, given = preset.grid if grid is None else grid, {**preset.options, **options}
+    request = Request(model, get_solver(preset.solver), grid, last, first, given, floor=t_min or 0.0, upwards=True)
     require(request.ends_noisy, f"noise where encoding starts, there is none at t = 0: use t_min={model.t_eps:g}")
     runner, times = plan(request, steps, nfe)
     view = _View(trajectory, callback, progress, grad)

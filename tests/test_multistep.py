@@ -129,29 +129,28 @@ def test_a_whole_table_reproduces_the_integral(order: int, corrected: bool) -> N
         exact = at
         for here, there in list(pairwise(VP.points(times)))[later:]:
             exact = form.step(here, there)[0] * exact + _integral(form, here, there, function)
-        # the last correction is carried by the row after it: compare where it has been made
-        tolerance = 1e-11 if not corrected or order == 1 and k == 0 else 2e-11
-        assert _run(rows, form, function) == pytest.approx(exact, abs=tolerance) or corrected and k == order
+        # (what a corrector adds is zero at these degrees)
+        assert _run(rows, form, function) == pytest.approx(exact, abs=2e-11)
 
 
 @pytest.mark.parametrize("name", ["data", "noise", "noise in rho", "velocity"])
 def test_a_high_start_keeps_the_order_and_a_low_one_spoils_it(name: str) -> None:
-    """On an output that is no polynomial: three outputs, order 3, and an error many times larger from a low start."""
+    """On an output that is no polynomial: three outputs, order 3, and an error several times larger from a low start."""
     form, errors = FORMS[name], {"low": [], "high": []}
     function = lambda u: math.sin(2 * u + 0.3)  # noqa: E731
     for steps in (64, 128):
-        times = np.asarray(VP.time(np.linspace(-1.0, 2.0, steps + 1)))
+        times = np.asarray(VP.time(np.linspace(-1.0, 0.2, steps + 1)))
         for start, found in errors.items():
             method = Multistep.started(lambda _: form, 3, RULES["exact"], start=start)  # type: ignore[arg-type]
             found.append(abs(_run(method.rows(VP, times), form, function) - _propagate(form, times, function)))
     assert math.log2(errors["high"][0] / errors["high"][1]) == pytest.approx(3, abs=0.35)
-    assert errors["low"][1] > 5 * errors["high"][1]
+    assert errors["low"][1] > 3 * errors["high"][1]
 
 
 @pytest.mark.parametrize("name", ["bh1", "bh2", "published"])
 @pytest.mark.parametrize("form", ["data", "data at eta 1", "noise"])
 def test_named_rules_are_exact_for_a_constant_and_one_order_short_after_it(name: str, form: str) -> None:
-    """Two nodes: exact to O(h^3) for u; three: bh1 and bh2 are the exact rule, the published one is O(h^3) off for u^2."""
+    """Two nodes: O(h^3) off for u. Three: bh1 and bh2 are the exact rule, the published one is O(h^3) off for u^2."""
     chosen = FORMS[form]
     errors: dict[int, list[float]] = {2: [], 3: []}
     for h in (0.2, 0.1):

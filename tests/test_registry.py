@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from oracles import PROCESSES, mixture_2d
+from oracles import PROCESSES, TABLES, mixture_2d
 
 import scoresolve as ss
 from scoresolve.registry import unregister
@@ -111,3 +111,13 @@ def test_start_is_a_state_or_a_word() -> None:
     assert (high.nfe, ss.sample(model, (2, 2), solver="lms_3", start="low", steps=5, seed=0).nfe) == (6, 5)
     with pytest.raises(TypeError, match="unknown option 'start'"):
         ss.sample(model, (2, 2), solver="ddim", start="high", steps=5, seed=0)
+
+
+@pytest.mark.parametrize("info", TABLES, ids=lambda info: info.name)
+def test_a_table_records_the_options_it_was_made_with(info: ss.SolverInfo) -> None:
+    """Built again from its own record it is the same table."""
+    sde = PROCESSES["vp"]
+    times = ss.grids.log_snr(sde, 7, 1.0, 1e-3)
+    table = ss.build_table(info.name, sde, times)
+    assert set(table.options) <= set(info.options)
+    assert ss.build_table(info.name, sde, times, **table.options).rows == table.rows

@@ -243,7 +243,7 @@ X = torch.zeros(2, 2)
     ("changes", "error", "message"),
     [
         ({"solver": "dpmp_2m"}, ValueError, "unknown solver 'dpmp_2m'; did you mean 'dpmpp_2m'"),
-        ({"solver": "zzz"}, ValueError, "unknown solver 'zzz'; known: "),
+        ({"solver": "zzz"}, ValueError, "unknown solver 'zzz'; "),
         ({"nfe": None, "steps": 0}, ValueError, "steps must be a whole number of at least 1, got 0"),
         ({"nfe": None, "steps": 2.5}, ValueError, "steps must be a whole number"),
         ({"nfe": -3}, ValueError, "nfe must be a whole number of at least 1, got -3"),

@@ -72,16 +72,20 @@ def multistep_table(
     start: Start,
     lower_order_final: bool | None,
     unic: str | None = None,
+    said: Mapping[str, object] | None = None,
     **options: object,
 ) -> Table:
-    """The table of a multistep method of one form; ``weights`` and ``unic`` are names of ``RULES``."""
+    """The table of a multistep method of one form; ``weights`` and ``unic`` are names of ``RULES``.
+
+    ``said`` replaces these options, and ``options`` adds to them, in the record of how the table was made.
+    """
     require(weights in RULES, f"weights= to be one of {', '.join(RULES)}, got {weights!r}")
     require(unic is None or unic in CORRECTIONS, f"unic= to be one of {', '.join(CORRECTIONS)}, got {unic!r}")
     corrector = Corrector(RULES[unic], order + 1) if unic else None
     method = Multistep.started(lambda _: form, order, RULES[weights], corrector, start, lower_order_final)
-    said = {**options, "weights": weights, "start": start, "lower_order_final": lower_order_final, "unic": unic}
+    own = {"weights": weights, "start": start, "lower_order_final": lower_order_final, "unic": unic}
     rows = method.rows(form.sde, times)
-    given = {key: value for key, value in said.items() if value is not None}
+    given = {key: value for key, value in {**options, **(own if said is None else said)}.items() if value is not None}
     # these published weights do not sum to one where the steps grow unevenly
     exact_on = "" if weights == "ipndm_v" else form.exact_on
     return table_of(name, form, times, rows, given, exact_on)

@@ -36,7 +36,9 @@ def _register(order: int) -> None:
         require(predicts in ("data", "noise"), f'predicts="data" or "noise", got {predicts!r}')
         form = data_form(sde) if predicts == "data" else noise_form(sde)
         name, again = f"unipc_{order}", variant if unic else None
-        return multistep_table(name, form, times, order, variant, start, lower_order_final, again)
+        ends = {"start": start, "lower_order_final": lower_order_final}
+        said = {"variant": variant, "predicts": predicts, **ends, "unic": unic}
+        return multistep_table(name, form, times, order, variant, start, lower_order_final, again, said)
 
     build.__doc__ = f"""UniPC-{order}: {order} output{"s" * (order > 1)} to predict, the next to correct.
 
