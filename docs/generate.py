@@ -1,23 +1,45 @@
 """Write the tables of the documentation and the README: solvers from the registry, results from the benchmark's CSV.
 
 ``python docs/generate.py`` rewrites what stands between the markers; with ``--check`` it changes nothing and
-fails if a table is out of date. ``docs/assets`` holds the CSV and the picture of one run of ``make bench``.
+fails if a table is out of date. ``docs/assets`` holds the CSV and the picture of one run of ``make bench``, and the
+orders that ``benchmarks/orders.py`` measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import math
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import scoresolve as ss
+from scoresolve.presets import GRID_WORDS, PRESETS, Preset, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "assets" / "results.csv"
+ORDERS = ROOT / "docs" / "assets" / "orders.csv"
 BUDGETS = ("5", "10", "20", "50", "100")
+SHOWN = 12
+"""How many solvers a table of results shows."""
+FAMILIES = {
+    "exponential": "exponential multistep (DDIM, DPM-Solver family)",
+    "unipc": "predictor-corrector (UniPC)",
+    "adams": "Adams-Bashforth (DEIS, LMS, iPNDM, PNDM)",
+    "single": "exponential Runge-Kutta (single-step DPM-Solver, RES, SEEDS)",
+    "runge_kutta": "Runge-Kutta in rho, log rho or t",
+    "ancestral": "ancestral",
+    "euler_maruyama": "Euler-Maruyama",
+    "sa": "stochastic multistep with a varying noise level (SA-Solver, ER-SDE)",
+    "restart": "churn and Restart",
+    "srk": "stochastic Runge-Kutta of strong order 1.5",
+    "langevin": "Langevin dynamics",
+    "adaptive": "adaptive, through torchdiffeq and scipy",
+}
+"""What the modules of ``scoresolve.solvers`` hold."""
+ADAMS = ("deis", "lms", "ipndm", "velocity")
 
 
 Column = tuple[str, Callable[[ss.SolverInfo], str]]
@@ -35,31 +57,70 @@ def _source(info: ss.SolverInfo) -> str:
     return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", info.reference)
 
 
-NAME: Column = ("solver", lambda info: f"`{info.name}`")
-NAMES: Column = ("solver", lambda info: ", ".join(f"`{name}`" for name in (info.name, *info.aliases)))
-FACTS: list[Column] = [
+def _orders() -> dict[str, dict[str, str]]:
+    with ORDERS.open(newline="") as file:
+        return {row["solver"]: row for row in csv.DictReader(file)}
+
+
+def _order(info: ss.SolverInfo) -> str:
+    """Declared, and measured in brackets."""
+    row = _orders().get(info.name)
+    return f"{info.order or '–'}" + (f" ({float(row['order']):.2f})" if row else "")
+
+
+def _strong(info: ss.SolverInfo) -> str:
+    row = _orders().get(info.name)
+    return f"{info.strong_order:g} ({float(row['strong']):.2f})" if row and info.strong_order else ""
+
+
+COLUMNS: list[Column] = [
+    ("solver", lambda info: ", ".join(f"`{name}`" for name in (info.name, *info.aliases))),
     ("what it is", lambda info: info.summary.rstrip(".")),
     ("kind", _kind),
-    ("order", lambda info: str(info.order or "–")),
     ("calls a step", lambda info: str(info.evaluations)),
-]
-DETAILS: list[Column] = [
+    ("order (measured)", _order),
+    ("strong order (measured)", _strong),
     ("default grid", lambda info: f"`{info.grid}`"),
     ("options", _options),
     ("source", _source),
 ]
 
 
-def solver_table(columns: list[Column]) -> str:
+def solver_table() -> str:
     """Every solver: fixed grids first, then ODE before SDE, low order before high."""
     infos = sorted(ss.solvers(), key=lambda info: (info.adaptive, info.kind, info.order, info.name))
-    return markdown([title for title, _ in columns], [[cell(info) for _, cell in columns] for info in infos])
+    return markdown([title for title, _ in COLUMNS], [[cell(info) for _, cell in COLUMNS] for info in infos])
+
+
+def family_table() -> str:
+    """The names of all solvers, a line for each derivation."""
+    members: dict[str, list[str]] = {family: [] for family in FAMILIES}
+    for info in ss.solvers():
+        module = info.build.__module__.rsplit(".", 1)[-1]
+        if module == "families":  # one builder makes the multistep methods of two modules
+            module = "adams" if info.name.startswith(ADAMS) else "exponential"
+        members[module].append(f"`{info.name}`")
+    return markdown(["family", "solvers"], [[FAMILIES[name], " ".join(found)] for name, found in members.items()])
+
+
+def preset_tables() -> str:
+    """The names of others, and their words for grids."""
+
+    def line(name: str, preset: Preset) -> list[str]:
+        options = ", ".join(f"`{option}={value!r}`" for option, value in preset.options.items())
+        return [name, f"`{preset.solver}`", f"`{preset.grid}`" if preset.grid else "", options]
+
+    spelled = ["Euler", "Heun", "DDIM", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ 3M SDE", "DPM++ SDE", "DPM fast", "Restart"]
+    names = [line(name, resolve(name)) for name in spelled] + [line(name, preset) for name, preset in PRESETS.items()]
+    words = [[word, f"`{grid}`"] for word, grid in GRID_WORDS.items()]
+    return f"\n{markdown(['name', 'solver', 'grid', 'options'], names)}\n\n{markdown(['word', 'grid'], words)}\n"
 
 
 def result_tables() -> str:
-    """The errors of the fixed-grid solvers at some budgets, a table for each problem and kind; the best in bold."""
+    """The errors of the best fixed-grid solvers at some budgets, for each problem and kind; the best of all in bold."""
     with RESULTS.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["status"] == "ok" and row["budget"] in BUDGETS]
+    rows = [row for row in rows if row.get("library", "scoresolve") == "scoresolve"]
     names = {"ode": "deterministic: RMSE of end points", "sde": "stochastic: Wasserstein-2 of laws"}
     parts = []
     for problem in dict.fromkeys(row["problem"] for row in rows):
@@ -73,10 +134,16 @@ def result_tables() -> str:
             best = {budget: min(found[budget] for found in errors.values() if budget in found) for budget in budgets}
             lines = [
                 [f"`{name}`", *(_error(found.get(budget), best[budget]) for budget in budgets)]
-                for name, found in errors.items()
+                for name, found in sorted(errors.items(), key=lambda item: _mean(item[1], budgets))[:SHOWN]
             ]
             parts.append(f"**`{problem}`**, {meaning}\n\n{markdown(['calls', *budgets], lines)}")
     return "\n\n".join(["", *parts, ""])
+
+
+def _mean(found: dict[str, float], budgets: list[str]) -> float:
+    """Geometric mean over all budgets; infinite if one is missing."""
+    errors = [found.get(budget, math.inf) for budget in budgets]
+    return math.exp(sum(math.log(error) for error in errors) / len(errors))
 
 
 def _error(value: float | None, best: float) -> str:
@@ -91,11 +158,12 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells))
 
 
-PAGES: dict[str, tuple[str, Callable[[], str]]] = {
-    "README.md": ("solvers", lambda: solver_table([NAME, *FACTS])),
-    "docs/choosing.md": ("solvers", lambda: solver_table([NAMES, *FACTS, *DETAILS])),
-    "docs/benchmarks.md": ("results", result_tables),
-}
+PAGES: list[tuple[str, str, Callable[[], str]]] = [
+    ("README.md", "solvers", family_table),
+    ("docs/solvers.md", "solvers", solver_table),
+    ("docs/solvers.md", "names", preset_tables),
+    ("docs/benchmarks.md", "results", result_tables),
+]
 
 
 def replace_between_markers(text: str, subject: str, content: str) -> str:
@@ -113,7 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing, fail if a table is out of date")
     check = parser.parse_args(arguments).check
     outdated = []
-    for name, (subject, content) in PAGES.items():
+    for name, subject, content in PAGES:
         page = ROOT / name
         text = page.read_text(encoding="utf-8")
         wanted = replace_between_markers(text, subject, content())

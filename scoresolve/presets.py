@@ -94,7 +94,9 @@ PRESETS = {
     "DPMSolverSDEScheduler": Preset("dpmpp_sde", "linspace"),
     "DEISMultistepScheduler": Preset("deis_log_rho1", "linspace"),
     "UniPCMultistepScheduler": Preset("unipc_2", "linspace"),
-    "SASolverScheduler": Preset("sa_solver", "linspace", {"predictor_order": 2, "corrector_order": 2, "weights": "bh1"}),
+    "SASolverScheduler": Preset(
+        "sa_solver", "linspace", {"predictor_order": 2, "corrector_order": 2, "weights": "bh1"}
+    ),
     "EDMEulerScheduler": Preset("euler", "karras"),
     "EDMDPMSolverMultistepScheduler": Preset("dpmpp_2m", "karras"),
     "FlowMatchEulerDiscreteScheduler": Preset("euler", "uniform", {"clock": "t"}),

@@ -27,7 +27,7 @@ more: independent increments, each drawn once (SEEDS, DPM-Solver++ SDE).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
@@ -148,6 +148,11 @@ def raised(row: Row, here: Point, there: Point, scale: float = 1.0) -> Row:
         noise=noise_weights(math.hypot(old, added)),
         asks=row.asks,
     )
+
+
+def first_free(points: Sequence[Point]) -> int:
+    """The number of the first step whose scheme can be chosen: one from a time without signal takes a single stage."""
+    return 0 if points[0].alpha > 0 else 1
 
 
 def step_table_rows(sde: SDE, times: np.ndarray, form: Form, schemes: list[Scheme]) -> list[Row]:

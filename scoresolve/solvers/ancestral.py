@@ -41,7 +41,7 @@ from ..forms import Form, data_form, noise_form, sde_step
 from ..registry import solver
 from ..row import Row
 from ..sde import SDE, Point
-from ..single_step import EULER, MIDPOINT, noise_weights, raised, single_step_rows
+from ..single_step import EULER, MIDPOINT, first_free, noise_weights, raised, single_step_rows
 from ..table import Table
 from .exponential import ddim_rows
 
@@ -144,7 +144,7 @@ def _ancestral(name: str, form: Form, times: np.ndarray, eta: float, first: int 
     points = form.sde.points(times)
     rows: list[Row] = []
     for i, (here, there) in enumerate(pairwise(points)):
-        scheme = EULER if first == 1 and i == 0 else MIDPOINT
+        scheme = EULER if first == 1 and i == first_free(points) else MIDPOINT
         down = _below(form.sde, here, there, eta)
         step = single_step_rows(form, scheme, here, down)
         rows += step if down is there else [*step[:-1], raised(step[-1], down, there)]

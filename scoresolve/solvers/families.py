@@ -13,7 +13,7 @@ from ..multistep import RULES, Corrector, Multistep, Start
 from ..registry import solver
 from ..row import Row
 from ..sde import SDE
-from ..single_step import Scheme, step_table_rows
+from ..single_step import Scheme, first_free, step_table_rows
 from ..table import Table
 
 Correction = Literal["exact", "bh1", "bh2"]
@@ -121,7 +121,9 @@ def single_step_table(
     ``schemes`` holds the family's scheme for each number of stages; the largest is the method itself.
     """
     require(first is None or first in schemes, f"first= to be one of {sorted(schemes)}, got {first!r}")
-    counts = [first or max(schemes), *[max(schemes)] * (len(times) - 2)]
+    counts = [max(schemes)] * (len(times) - 1)
+    begin = first_free(form.sde.points(times))
+    counts[begin : begin + 1] = [first or max(schemes)] * len(counts[begin : begin + 1])
     rows = step_table_rows(form.sde, times, form, [schemes[count] for count in counts])
     said = {**options, **({} if first is None else {"first": first})}
     return table_of(name, form, times, rows, said)

@@ -29,7 +29,7 @@ from ..forms import noise_form
 from ..registry import solver
 from ..row import Row
 from ..sde import SDE, Point
-from ..single_step import EULER, HEUN, Scheme, raised, single_step_rows
+from ..single_step import EULER, HEUN, Scheme, first_free, raised, single_step_rows
 from ..table import Table
 
 EDM = "Karras et al. 2022, arXiv:2206.00364, alg. 2"
@@ -91,7 +91,7 @@ def _churned(
     rows: list[Row] = []
     here = points[0]
     for i, there in enumerate(points[1:]):
-        rows += single_step_rows(form, EULER if first == 1 and i == 0 else scheme, here, there)
+        rows += single_step_rows(form, EULER if first == 1 and i == first_free(points) else scheme, here, there)
         here = there
         if i < len(points) - 2 and s_tmin * there.alpha <= there.sigma <= s_tmax * there.alpha and gamma > 0:
             here = _at_level(sde, min(there.sigma / there.alpha * (1 + gamma), _rho(points[0])))
@@ -126,7 +126,7 @@ def restart(
     points, form = sde.points(times), noise_form(sde, clock="rho")
     rows: list[Row] = []
     for i, (here, there) in enumerate(pairwise(points)):
-        rows += single_step_rows(form, EULER if first == 1 and i == 0 else HEUN, here, there)
+        rows += single_step_rows(form, EULER if first == 1 and i == first_free(points) else HEUN, here, there)
         if _rho(there) <= low < _rho(here) <= high < _rho(points[0]) and there.sigma > 0:
             own = [point for point in points[: i + 2] if _rho(point) <= high]
             way = own if restart_steps is None else _way_down(sde, high, there, restart_steps)

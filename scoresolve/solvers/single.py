@@ -27,7 +27,17 @@ from ..forms import Form, data_form, noise_form
 from ..registry import solver
 from ..row import Row
 from ..sde import SDE, Point
-from ..single_step import BY_STAGES, EULER, MIDPOINT, THREE_STAGE, TWO_STAGE, Scheme, single_step_rows, step_table_rows
+from ..single_step import (
+    BY_STAGES,
+    EULER,
+    MIDPOINT,
+    THREE_STAGE,
+    TWO_STAGE,
+    Scheme,
+    first_free,
+    single_step_rows,
+    step_table_rows,
+)
 from ..table import Table
 from .families import lower, single_step_table, table_of
 
@@ -94,9 +104,10 @@ def dpm_fast(sde: SDE, times: np.ndarray, *, ends: tuple[int, ...] = (2, 1)) -> 
     ends: orders of the last steps, (2, 1), (2,), (1,) or () (then of order 3); chosen by the budget if one is given.
     """
     require(all(order in (1, 2, 3) for order in ends), f"orders 1 to 3 in ends=, got {ends!r}")
-    jump = 1 if sde.sigma(float(times[-1])) == 0 else 0  # the step to noise zero is of first order anyhow
-    steps = len(times) - 1 - jump
-    orders = [3] * max(0, steps - len(ends)) + list(ends)[max(0, len(ends) - steps) :] + [1] * jump
+    # steps from a time without signal and to noise zero are of first order anyhow
+    before, jump = first_free(sde.points(times)), 1 if sde.sigma(float(times[-1])) == 0 else 0
+    steps = max(0, len(times) - 1 - jump - before)
+    orders = [1] * before + [3] * max(0, steps - len(ends)) + list(ends)[max(0, len(ends) - steps) :] + [1] * jump
     form = noise_form(sde)
     rows = step_table_rows(sde, times, form, [BY_STAGES[order] for order in orders])
     return table_of("dpm_fast", form, times, rows, {"ends": list(ends)})
@@ -121,7 +132,7 @@ def res_3s(sde: SDE, times: np.ndarray, *, first: int | None = None) -> Table:
     form, points = data_form(sde), sde.points(times)
     rows: list[Row] = []
     for i, (here, there) in enumerate(pairwise(points)):
-        stages = first if first and i == 0 else 3
+        stages = first if first and i == first_free(points) else 3
         whole = stages == 3 and there.sigma > 0 and form.within(here, there)
         rows += (
             _stiff_rows(form, here, there) if whole else single_step_rows(form, BY_STAGES[min(stages, 2)], here, there)

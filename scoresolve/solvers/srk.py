@@ -34,7 +34,7 @@ from ..forms import sde_step
 from ..registry import solver
 from ..row import Row
 from ..sde import SDE, Point
-from ..single_step import noise_weights
+from ..single_step import first_free, noise_weights
 from ..table import Table
 
 
@@ -87,11 +87,11 @@ def _table(name: str, tableau: Tableau, sde: SDE, times: np.ndarray, eta: float,
     points = sde.points(times)
     rows: list[Row] = []
     for i, (here, there) in enumerate(pairwise(points)):
-        if here.alpha == 0 or there.sigma == 0 or (first == 1 and i == 0):
+        if here.alpha == 0 or there.sigma == 0 or (first == 1 and i == first_free(points)):
             gain, of_data, noise = sde_step(here, there, eta)
             rows.append(Row(here.t, there.t, (gain, of_data), noise_weights(noise)))
         else:
-            rows += _step(SRA1 if first == 2 and i == 0 else tableau, sde, here, there, eta)
+            rows += _step(SRA1 if first == 2 and i == first_free(points) else tableau, sde, here, there, eta)
     options = {"eta": eta, **({} if first is None else {"first": first})}
     return Table.of(rows, times, sde, name, options=options, exact_on="data")
 
