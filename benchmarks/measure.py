@@ -15,6 +15,7 @@ import scoresolve as ss
 
 from . import metrics
 from .problems import Problem
+from .settings import Setting, setting
 
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
 QUICK_TOLERANCES = (1e-2, 1e-4)
@@ -109,52 +110,56 @@ class Row:
 
 def cells(
     problem: Problem,
-    solvers: Sequence[ss.SolverInfo],
+    solvers: Sequence[Setting],
     grids: Sequence[str],
     budgets: Sequence[int],
     tolerances: Sequence[float] = TOLERANCES,
 ) -> Iterator[Cell]:
     """Every combination, once; an adaptive solver runs over tolerances instead, since it places its own times."""
-    for info in solvers:
-        if info.adaptive:
-            for tolerance in tolerances if "rtol" in info.options else (None,):
-                yield Cell(problem.name, info.name, info.kind, "adaptive", tolerance=tolerance)
+    for one in solvers:
+        if one.adaptive:
+            for tolerance in tolerances if one.takes_tolerance else (None,):
+                yield Cell(problem.name, one.label, one.kind, "adaptive", tolerance=tolerance)
             continue
-        for grid in dict.fromkeys(info.grid if grid == "default" else grid for grid in grids):
+        for grid in dict.fromkeys(one.grid if grid == "default" else grid for grid in grids):
             for budget in budgets:
-                yield Cell(problem.name, info.name, info.kind, grid, budget)
+                yield Cell(problem.name, one.label, one.kind, grid, budget)
 
 
 def measure(problem: Problem, cell: Cell, seed: int) -> Row:
     """Run a cell. Whatever a solver raises becomes a row; nothing is raised."""
-    info = ss.get_solver(cell.solver)
+    one = setting(cell.solver)
     try:
-        if problem.gaussian is not None and not info.adaptive and (row := _exact(problem, cell, seed)) is not None:
+        if problem.gaussian is not None and not one.adaptive and (row := _exact(problem, cell, seed)) is not None:
             return row
         return _sampled(problem, cell, seed)
     except Exception as error:
-        if cell.budget is not None and cell.budget < _cost(problem, info):
+        if cell.budget is not None and cell.budget < _cost(problem, one):
             return Row(cell, "left out", message=str(error))
         return Row(cell, "failed", message=f"{type(error).__name__}: {error}")
 
 
-def _cost(problem: Problem, info: ss.SolverInfo) -> int:
+def _cost(problem: Problem, one: Setting) -> int:
     """Network calls of the shortest run, as far as they can be known."""
     try:
         ends = np.array([problem.model.t_max, problem.model.t_min])
-        return ss.registry.build(info.name, problem.model.sde, ends).nfe or 0
+        return ss.registry.build(str(one.solver), problem.model.sde, ends, **one.options).nfe or 0
     except Exception:
         return 0
 
 
 def _run(problem: Problem, cell: Cell, start: Tensor, seed: int) -> tuple[ss.Solution, float]:
-    options: dict[str, Any]
-    if cell.budget is not None:
-        options = {"nfe": cell.budget, "grid": cell.grid}
-    else:
-        known = ss.get_solver(cell.solver).options
-        options = {name: cell.tolerance for name in ("rtol", "atol") if cell.tolerance is not None and name in known}
-    return timed(lambda: ss.sample(problem.model, start=start, solver=cell.solver, seed=seed, **options), start.device)
+    one = setting(cell.solver)
+    fixed = {"nfe": cell.budget, "grid": cell.grid} if cell.budget is not None else {}
+    options = dict(one.options)
+    if cell.tolerance is not None:
+        known = ss.get_solver(str(one.solver)).options
+        options |= {name: cell.tolerance for name in ("rtol", "atol") if name in known}
+    model, solver = problem.model, one.solver
+    return timed(
+        lambda: ss.sample(model, start=start, solver=solver, seed=seed, solver_options=options, **fixed),  # type: ignore[arg-type]
+        start.device,
+    )
 
 
 def timed(run: Callable[[], Result], device: torch.device) -> tuple[Result, float]:

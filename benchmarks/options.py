@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from . import peers
 from .digits import CACHE
 from .peers import Peer
 from .problems import PROBLEMS, PROCESSES
+from .settings import VARIANTS, Setting, setting
 
 NFE = (5, 8, 10, 15, 20, 30, 50, 100)
 QUICK_NFE = (5, 10, 20)
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "run.py --model mypackage.nets:load --shape 3,32,32. Writes results.csv, results.json, nfe.png, report.html.",
     )
     add = p.add_argument
-    add("--solvers", nargs="+", metavar="NAME", help="default: every registered solver")
+    add("--solvers", nargs="+", metavar="NAME[:OPTION=VALUE,...]", help="default: every registered solver")
     add("--nfe", nargs="+", type=int, metavar="N", help=f"budgets of network calls (default: {_words(NFE)})")
     add("--problems", nargs="+", metavar="NAME", help=f"of {_words(PROBLEMS)} (default: all, or the --model alone)")
     add("--grids", nargs="+", default=["default"], metavar="NAME",
@@ -65,9 +66,17 @@ def parser() -> argparse.ArgumentParser:
 
 def check(options: argparse.Namespace) -> None:
     """Raise BadOptionError for the first option that cannot be followed."""
-    _known("solver", options.solvers or (), {n for info in ss.solvers() for n in (info.name, *info.aliases)})
+    for label in options.solvers or ():
+        try:
+            setting(label)
+        except (ValueError, TypeError) as error:
+            raise BadOptionError(f"--solvers: {error}") from error
     _known("grid", [d.partition("@")[2] for d in options.default or () if "@" in d], ss.grids.GRIDS)
-    _known("solver", [d.partition("@")[0] for d in options.default or ()], {info.name for info in ss.solvers()})
+    for text in options.default or ():
+        try:
+            setting(text.partition("@")[0])
+        except (ValueError, TypeError) as error:
+            raise BadOptionError(f"--default: {error}") from error
     _known("grid", options.grids, {*ss.grids.GRIDS, "default"})
     _known("process", [options.process] if options.process else [], PROCESSES)
     _known("problem", options.problems or (), {*PROBLEMS, USER} if options.model else PROBLEMS)
@@ -85,10 +94,11 @@ def check(options: argparse.Namespace) -> None:
         raise BadOptionError("--shape belongs to --model: the other problems have their own")
 
 
-def chosen_solvers(names: Sequence[str] | None) -> list[ss.SolverInfo]:
-    """The solvers of these names or aliases, once each; all of them if none is named."""
-    found = ss.solvers() if names is None else [ss.get_solver(name) for name in names]
-    return list({info.name: info for info in found}.values())
+def chosen_solvers(options: argparse.Namespace) -> list[Setting]:
+    """The settings of these names, once each; every solver if none is named, with peers some variants too."""
+    every = [info.name for info in ss.solvers()] + list(VARIANTS if options.peers else ())
+    found = [setting(label) for label in options.solvers or every]
+    return list({one.label: one for one in found}.values())
 
 
 def chosen_peers(options: argparse.Namespace) -> tuple[list[Peer], dict[str, str], list[str]]:

@@ -34,6 +34,7 @@ from benchmarks.peers import rows as peer_rows
 from benchmarks.plots import draw
 from benchmarks.problems import PROBLEMS, PROCESSES, Problem, Settings, from_model
 from benchmarks.report import Report, Summary, print_report, write_csv, write_json
+from benchmarks.settings import Setting, setting
 from benchmarks.verdict import Verdict, defaults, judge, print_verdict, write_verdict
 
 Maker = Callable[[Settings], Problem]
@@ -115,7 +116,7 @@ def _measure_all(
 ) -> tuple[Report, list[Problem]]:
     """Prepare and measure one problem after another."""
     begin, started = time.perf_counter(), time.strftime("%Y-%m-%d %H:%M:%S %Z")
-    solvers = cli.chosen_solvers(options.solvers)
+    solvers = cli.chosen_solvers(options)
     peers, versions, missing = cli.chosen_peers(options)
     problems: list[Problem] = []
     rows: list[Row] = []
@@ -180,14 +181,14 @@ def _budgets(options: argparse.Namespace, problem: Problem) -> tuple[list[int], 
 def _own_cells(
     options: argparse.Namespace,
     problem: Problem,
-    solvers: Sequence[ss.SolverInfo],
+    solvers: Sequence[Setting],
     budgets: Sequence[int],
     tolerances: Sequence[float],
 ) -> list[Cell]:
     """The cells of our solvers; with peers those of the settings that they are held against, too."""
     found = list(cells(problem, solvers, options.grids, budgets, tolerances))
     for solver, grid in defaults(options.default) if options.peers else ():
-        found += cells(problem, [ss.get_solver(solver)], [grid], budgets)
+        found += cells(problem, [setting(solver)], [grid], budgets)
     return list(dict.fromkeys(found))
 
 

@@ -9,7 +9,6 @@ from; the second one compares settings that are fixed beforehand.
 from __future__ import annotations
 
 import csv
-import inspect
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,10 +18,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-import scoresolve as ss
-
 from .measure import OURS, Row
 from .report import KINDS, Report, finite
+from .settings import DEFAULT, setting
 
 EVEN = 1e-3
 """Ratios closer to 1 than this are a draw: the same method, but for the rounding of float32."""
@@ -76,10 +74,10 @@ class Verdict:
 def defaults(named: Sequence[str] | None) -> list[tuple[str, str]]:
     """The (solver, grid) of each "solver" or "solver@grid"; without any, what ``ss.sample`` does if none is named."""
     found = []
-    for text in named or [inspect.signature(ss.sample).parameters["solver"].default]:
+    for text in named or [DEFAULT]:
         solver, _, grid = text.partition("@")
-        info = ss.get_solver(solver)
-        found.append((info.name, grid or info.grid))
+        one = setting(solver)
+        found.append((one.label, grid or one.grid))
     return found
 
 

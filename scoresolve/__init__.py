@@ -11,6 +11,7 @@ from . import exact, grids, quadrature, registry
 from . import solvers as _solvers  # noqa: F401 (registers them)
 from .correctors import AnnealedLangevin, Corrector, Langevin
 from .custom import DiscreteVPSDE, GaussianPath
+from .defaults import default_solver
 from .dynamics import ProbabilityFlow, ReverseSDE
 from .errors import BudgetError, NetworkOutputError, NonFiniteError, ScoreSolveError
 from .model import ScoreModel
@@ -29,6 +30,6 @@ __all__ = [
     "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "BudgetError", "Corrector", "CosineVPSDE",
     "DiscreteVPSDE", "GaussianPath", "Langevin", "NetworkOutputError", "NoiseSource", "NonFiniteError",
     "ProbabilityFlow", "RectifiedFlow", "ReverseSDE", "Row", "SampleStreams", "ScoreModel", "ScoreSolveError",
-    "Solution", "SolverInfo", "Step", "SubVPSDE", "Table", "build_table", "encode", "exact", "get_solver", "grids",
-    "quadrature", "registry", "sample", "solver", "solvers",
+    "Solution", "SolverInfo", "Step", "SubVPSDE", "Table", "build_table", "default_solver", "encode", "exact",
+    "get_solver", "grids", "quadrature", "registry", "sample", "solver", "solvers",
 ]  # fmt: skip

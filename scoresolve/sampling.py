@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .correctors import CorrectorLike, PredictorCorrector
+from .defaults import default_solver
 from .errors import require, whole_number
 from .grids import GridLike
 from .model import ScoreModel
@@ -29,7 +30,7 @@ def sample(
     model: ScoreModel,
     shape: Sequence[int] | None = None,
     *,
-    solver: str | Table = "dpmpp_2m",
+    solver: str | Table | None = None,
     nfe: int | None = None,
     steps: int | None = None,
     grid: GridLike | None = None,
@@ -48,6 +49,7 @@ def sample(
     callback: Callback | None = None,
     progress: bool = False,
     grad: bool = False,
+    solver_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Solution:
     """Draw samples from a score network.
@@ -55,7 +57,8 @@ def sample(
     Args:
         model: the network with its process.
         shape: (batch, ...) of the samples; drawn from the prior at t_max. Or give ``start``.
-        solver: a name of ``ss.solvers()``, or a ``Table``.
+        solver: a name of ``ss.solvers()``, one that other libraries use ("DPM++ 2M Karras"), or a ``Table``. Default:
+            the one that does best at that number of calls (``ss.default_solver``).
         nfe: the budget of network calls, met exactly where the solver allows and never exceeded; or ``steps``.
         grid: a name of ``ss.grids.GRIDS`` ("balanced", "log_snr", "karras", "trailing", ...), a function with their
             signature, or an array of times (decreasing; it then says where to start and end). Default: the solver's
@@ -76,6 +79,7 @@ def sample(
         progress: show a progress bar of network calls.
         grad: keep the graph, so that gradients flow to ``start`` and to the network's parameters.
         options: the solver's own options, such as eta= or rtol=.
+        solver_options: the same as a mapping, for an option of a name that is taken here (``start`` beside a state).
 
     Returns: a :class:`Solution`. Cost: ``solution.nfe`` network calls, counted.
 
@@ -89,10 +93,14 @@ def sample(
     (10, [1.0, -1.0])
     """
     check_model(model)
+    options = {**(solver_options or {}), **options}
     if isinstance(start, str):
         options, start = {**options, "start": start}, None
     x, seed, streams = start_state(model, shape, start, seed, indices, generator, noise, dtype, device)
     steps, nfe = _counts(steps, nfe)
+    if solver is None:
+        on_array = len(grid) - 1 if isinstance(grid, Sized) and not isinstance(grid, str) else 1
+        solver = default_solver(nfe or steps or on_array)
     if isinstance(solver, Table):
         given = {"steps": steps, "grid": grid, "corrector": corrector, "t_min": t_min, "t_max": t_max, **options}
         runner: Runner = check_table(solver, model, nfe if nfe is None else nfe - denoise, given)

@@ -135,7 +135,7 @@ def test_a_whole_table_reproduces_the_integral(order: int, corrected: bool) -> N
 
 @pytest.mark.parametrize("name", ["data", "noise", "noise in rho", "velocity"])
 def test_a_high_start_keeps_the_order_and_a_low_one_spoils_it(name: str) -> None:
-    """On an output that is no polynomial: three outputs, order 3, and an error several times larger from a low start."""
+    """On an output that is no polynomial: three outputs, order 3; from a low start the error is larger."""
     form, errors = FORMS[name], {"low": [], "high": []}
     function = lambda u: math.sin(2 * u + 0.3)  # noqa: E731
     for steps in (64, 128):

@@ -109,6 +109,8 @@ def test_start_is_a_state_or_a_word() -> None:
     model = ss.exact.Gaussian(torch.zeros(2), 1.0).model(ss.VPSDE())
     high = ss.sample(model, (2, 2), solver="lms_3", start="high", steps=5, seed=0)
     assert (high.nfe, ss.sample(model, (2, 2), solver="lms_3", start="low", steps=5, seed=0).nfe) == (6, 5)
+    state = torch.ones(2, 2)
+    assert ss.sample(model, start=state, solver="lms_3", steps=5, solver_options={"start": "high"}).nfe == 6
     with pytest.raises(TypeError, match="unknown option 'start'"):
         ss.sample(model, (2, 2), solver="ddim", start="high", steps=5, seed=0)
 
