@@ -48,24 +48,6 @@ def interval(sde: ss.SDE, first: float = -3.0, last: float = 2.5) -> tuple[float
     return sde.time(first), sde.time(last)
 
 
-def cdf(law: ss.exact.GaussianMixture, x: Tensor, sde: ss.SDE, t: float) -> Tensor:
-    """Distribution function of the one-dimensional x_t."""
-    noisy = law.marginal(sde, t)
-    z = (x[:, None] - noisy.means[:, 0]) / noisy.variances[:, 0].sqrt()
-    return (noisy.weights * torch.special.ndtr(z)).sum(1)
-
-
-def quantile_flow(law: ss.exact.GaussianMixture, x: Tensor, sde: ss.SDE, t: float, s: float) -> Tensor:
-    """The exact probability flow in one dimension: it preserves order, so it maps quantiles to quantiles."""
-    level = cdf(law, x, sde, t)
-    low, high = torch.full_like(x, -50.0), torch.full_like(x, 50.0)
-    for _ in range(80):
-        middle = 0.5 * (low + high)
-        below = cdf(law, middle, sde, s) < level
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return 0.5 * (low + high)
-
-
 def gaussian_error(table: ss.Table, law: ss.exact.Gaussian, sde: ss.SDE, eta: float) -> float:
     """Distance of a table's affine map from that of the dynamics of noise level eta, on Gaussian data.
 

@@ -29,7 +29,6 @@ EXCEPTIONS: dict[str, set[int]] = {
     "dpm_fast": {2, 58},
     "dpm_2_ancestral": {2, 6},
     "edm_heun": {2, 6},
-    "restart": {2, 6, 10, 14, 18},
     "seeds_2": {2, 3, 6},
     "seeds_3": {2, 3, 5, 8, 9},
     # four outputs extrapolated over steps that grow by large factors

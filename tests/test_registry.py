@@ -34,7 +34,7 @@ PLAIN = {
     "exponential_4": {"start": "low"},
     "pndm": {"start": "low"},
     "dpm_fast": {"ends": ()},
-    "restart": {"repeats": 0},
+    "restart": {"repeats": 0, "euler_steps": 0},
 }
 
 

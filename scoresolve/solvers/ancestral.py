@@ -31,6 +31,7 @@ exact, so the order is that of the step and of the splitting: strong order 1, we
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
 
@@ -104,38 +105,20 @@ def euler_ancestral(sde: SDE, times: np.ndarray, *, eta: float = 1.0) -> Table:
     return Table.of(ddim_rows(sde, times, eta), times, sde, "euler_ancestral", options={"eta": eta}, exact_on="data")
 
 
-@solver(
-    "dpm_2_ancestral",
-    kind="sde",
-    order=2,
-    strong_order=1,
-    evaluations=2,
-    reference="Crowson 2022, k-diffusion",
-    spare=({"first": 1},),
-)
-def dpm_2_ancestral(sde: SDE, times: np.ndarray, *, eta: float = 1.0, first: int | None = None) -> Table:
-    """DPM-Solver-2 ancestral: a step of ``dpm_solver_2s`` to a lower level, and noise up to the next.
+def _register(name: str, form: Callable[[SDE], Form], summary: str, step: str) -> None:
+    def build(sde: SDE, times: np.ndarray, *, eta: float = 1.0, first: int | None = None) -> Table:
+        return _ancestral(name, form(sde), times, eta, first)
+
+    build.__doc__ = f"""{summary}: a step of ``{step}`` to a lower level, and noise up to the next.
 
     eta: as in ``euler_ancestral``. first: stages of the first step, 1 or 2.
     """
-    return _ancestral("dpm_2_ancestral", noise_form(sde), times, eta, first)
+    reference, spare = "Crowson 2022, k-diffusion", ({"first": 1},)
+    solver(name, kind="sde", order=2, strong_order=1, evaluations=2, reference=reference, spare=spare)(build)
 
 
-@solver(
-    "dpmpp_2s_ancestral",
-    kind="sde",
-    order=2,
-    strong_order=1,
-    evaluations=2,
-    reference="Crowson 2022, k-diffusion",
-    spare=({"first": 1},),
-)
-def dpmpp_2s_ancestral(sde: SDE, times: np.ndarray, *, eta: float = 1.0, first: int | None = None) -> Table:
-    """DPM-Solver++(2S) ancestral: a step of ``dpmpp_2s`` to a lower level, and noise up to the next.
-
-    eta: as in ``euler_ancestral``. first: stages of the first step, 1 or 2.
-    """
-    return _ancestral("dpmpp_2s_ancestral", data_form(sde), times, eta, first)
+_register("dpm_2_ancestral", noise_form, "DPM-Solver-2 ancestral", "dpm_solver_2s")
+_register("dpmpp_2s_ancestral", data_form, "DPM-Solver++(2S) ancestral", "dpmpp_2s")
 
 
 def _ancestral(name: str, form: Form, times: np.ndarray, eta: float, first: int | None) -> Table:

@@ -35,7 +35,7 @@ from ..row import Row
 from ..sde import SDE, Point
 from ..single_step import noise_weights
 from ..table import Table
-from .families import Weights, counted, multistep_solver, multistep_table
+from .families import Correction, Weights, counted, multistep_solver, multistep_table
 
 DPM_SOLVER, DPM_SOLVER_PP = "Lu et al. 2022, arXiv:2206.00927", "Lu et al. 2022, arXiv:2211.01095"
 
@@ -101,43 +101,34 @@ for _n in (1, 2, 3, 4):
     )  # fmt: skip
 
 
-@solver("dpmpp_2m_sde", kind="sde", grid="log_snr", order=2, strong_order=1, reference=f"{DPM_SOLVER_PP}, app. D")
-def dpmpp_2m_sde(
-    sde: SDE,
-    times: np.ndarray,
-    *,
-    eta: float = 1.0,
-    weights: Weights = "published",
-    start: Start = "low",
-    lower_order_final: bool | None = None,
-) -> Table:
-    """SDE-DPM-Solver++(2M): second-order (weak) multistep exponential integrator of the reverse SDE.
+def _register_sde(outputs: int, summary: str, reference: str) -> None:
+    name = f"dpmpp_{outputs}m_sde"
+
+    def build(
+        sde: SDE,
+        times: np.ndarray,
+        *,
+        eta: float = 1.0,
+        weights: Weights = "published",
+        start: Start = "low",
+        lower_order_final: bool | None = None,
+        unic: Correction | None = None,
+    ) -> Table:
+        form = data_form(sde, eta)
+        return multistep_table(name, form, times, outputs, weights, start, lower_order_final, unic, eta=eta)
+
+    build.__doc__ = f"""{summary}
 
     eta: multiplier of the noise's standard deviation (the square root of k-diffusion's). weights, start,
-    lower_order_final: as in ``dpmpp_2m``, which eta = 0 is.
+    lower_order_final, unic: as in ``dpmpp_{outputs}m``, which eta = 0 is.
     """
-    return multistep_table("dpmpp_2m_sde", data_form(sde, eta), times, 2, weights, start, lower_order_final, eta=eta)
+    # of weak order 2 at most: past outputs do not see the path inside a step
+    solver(name, kind="sde", grid="log_snr", order=2, strong_order=1, reference=reference)(build)
 
 
-@solver(
-    "dpmpp_3m_sde",
-    kind="sde",
-    grid="log_snr",
-    order=2,
-    strong_order=1,
-    reference=f"{DPM_SOLVER_PP}, app. D; k-diffusion",
+_register_sde(
+    2, "SDE-DPM-Solver++(2M): multistep exponential integrator of the reverse SDE.", f"{DPM_SOLVER_PP}, app. D"
 )
-def dpmpp_3m_sde(
-    sde: SDE,
-    times: np.ndarray,
-    *,
-    eta: float = 1.0,
-    weights: Weights = "published",
-    start: Start = "low",
-    lower_order_final: bool | None = None,
-) -> Table:
-    """DPM-Solver++(3M) SDE: three outputs; of weak order 2, since past outputs do not see the path inside a step.
-
-    eta, weights, start, lower_order_final: as in ``dpmpp_2m_sde``.
-    """
-    return multistep_table("dpmpp_3m_sde", data_form(sde, eta), times, 3, weights, start, lower_order_final, eta=eta)
+_register_sde(
+    3, "DPM-Solver++(3M) SDE: three outputs of data, of weak order 2.", f"{DPM_SOLVER_PP}, app. D; k-diffusion"
+)

@@ -102,7 +102,7 @@ def _churned(
 
 
 @solver("restart", kind="sde", order=2, evaluations=2, reference="Xu et al. 2023, arXiv:2306.14878, alg. 1",
-        spare=tuple({"repeats": n, "first": k} for n in (2, 1, 0) for k in (2, 1)))  # fmt: skip
+        spare=tuple({"repeats": n, "euler_steps": k} for n in (2, 1, 0) for k in (1, 2)))  # fmt: skip
 def restart(
     sde: SDE,
     times: np.ndarray,
@@ -111,29 +111,31 @@ def restart(
     high: float = 0.30,
     repeats: int = 2,
     restart_steps: int | None = None,
-    first: int | None = None,
+    euler_steps: int = 1,
 ) -> Table:
     """Restart: Heun's method in rho, with ``repeats`` returns from one noise level up to another.
 
     low, high: the levels of rho. repeats: how often the state goes up and down again, 0 or more. restart_steps: of
     each way down, two calls each, equal in rho^(1/7) from ``high``; None: those of the grid itself, from its first
-    time below ``high``. first: stages of the first step, 1 or 2.
+    time below ``high``. euler_steps: how many of the first steps are Euler's: they leave the order as it is, cost one
+    call, and do not overshoot as Heun's do where a step spans a large part of the noise.
     """
     require(0 < low < high, f"0 < low < high, got {low} and {high}")
     require(repeats >= 0, f"repeats of at least 0, got {repeats}")
     require(restart_steps is None or restart_steps >= 1, f"restart_steps of at least 1 or None, got {restart_steps}")
-    require(first in (None, 1, 2), f"first= to be 1 or 2, got {first!r}")
+    require(euler_steps >= 0, f"euler_steps of at least 0, got {euler_steps}")
     points, form = sde.points(times), noise_form(sde, clock="rho")
     rows: list[Row] = []
     for i, (here, there) in enumerate(pairwise(points)):
-        rows += single_step_rows(form, EULER if first == 1 and i == first_free(points) else HEUN, here, there)
+        easy = i - first_free(points) < euler_steps
+        rows += single_step_rows(form, EULER if easy else HEUN, here, there)
         if _rho(there) <= low < _rho(here) <= high < _rho(points[0]) and there.sigma > 0:
             own = [point for point in points[: i + 2] if _rho(point) <= high]
             way = own if restart_steps is None else _way_down(sde, high, there, restart_steps)
             for _ in range(repeats):
                 rows[-1] = raised(rows[-1], there, way[0])
                 rows += [row for a, b in pairwise(way) for row in single_step_rows(form, HEUN, a, b)]
-    options = {"low": low, "high": high, "repeats": repeats, "restart_steps": restart_steps, "first": first}
+    options = {"low": low, "high": high, "repeats": repeats, "restart_steps": restart_steps, "euler_steps": euler_steps}
     given = {name: value for name, value in options.items() if value is not None}
     return Table.of(rows, times, sde, "restart", predicts="noise", options=given)
 
