@@ -15,7 +15,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test bench lint format docs dev clean distclean
+.PHONY: help test bench peers lint format docs dev clean distclean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: $(VENV)/.with-test  ## run the tests and the examples in the docstrings
 
 bench: $(VENV)/.with-bench  ## measure every solver: error against the number of network calls
 	$(PY) benchmarks/run.py $(ARGS)
+
+peers: $(VENV)/.with-bench,peers  ## the same beside diffusers, azula and torchdiffeq, with a verdict
+	$(PY) benchmarks/run.py --peers --grids balanced log_snr karras uniform optimised $(ARGS)
 
 lint: $(VENV)/.with-lint  ## ruff (rules and format) and mypy
 	$(PY) -m ruff check .

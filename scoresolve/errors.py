@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class ScoreSolveError(Exception):
@@ -42,10 +42,16 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
     return number
 
 
-def unknown(kind: str, name: object, known: Iterable[str]) -> str:
-    """The message for a name that does not exist, with the nearest that do; all of them if they are few."""
+def unknown(
+    kind: str, name: object, known: Iterable[str], spelling: Callable[[str], str] = str, also: Iterable[str] = ()
+) -> str:
+    """The message for a name that does not exist, with the nearest that do; all of them if they are few.
+
+    ``spelling`` is what of a name is compared; ``also`` are names that may be the nearest but are not listed.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    spelled = {spelling(one): one for one in (*also, *names)}
+    near = [spelled[key] for key in difflib.get_close_matches(spelling(str(name)), spelled, n=3, cutoff=0.5)]
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     listed = f"known: {', '.join(names)}" if len(names) <= 30 else f"{len(names)} are known"
     return f"unknown {kind} {name!r}{hint} ({listed})" if hint else f"unknown {kind} {name!r}; {listed}"

@@ -128,7 +128,9 @@ def resolve(name: str) -> Preset:
             short = key.removesuffix(_key(word))
             if short != key and short in known:
                 return replace(known[short], grid=GRID_WORDS[word])
-    raise ValueError(unknown("solver", name, {*registered, *PRESETS}))
+    names = {*registered, *PRESETS}
+    on_grids = [f"{one} {word.title()}" for one in names for word in ("karras", "exponential")]
+    raise ValueError(unknown("solver", name, names, _key, on_grids))
 
 
 def _key(name: str) -> str:

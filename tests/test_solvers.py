@@ -263,3 +263,16 @@ def test_bad_options_are_refused_before_the_network_is_called(
     with pytest.raises(error, match=message):
         ss.sample(model, (2, 2), solver=solver, steps=3, **options)
     assert model.nfe == 0
+
+
+def test_sa_solvers_noise_level_is_a_window_or_a_function_of_time() -> None:
+    sde = ss.VPSDE()
+    times = ss.grids.log_snr(sde, 12, 1.0, 1e-3)
+    window = ss.build_table("sa_solver", sde, times, tau=0.7, between=(0.05, 1.0))
+    noisy = [0.05 <= sde.rho(row.t) <= 1.0 for row in window.rows]
+    assert [row.draws for row in window.rows] == noisy
+    assert any(noisy)
+    assert not all(noisy)
+    by_time = ss.build_table("sa_solver", sde, times, tau=lambda t: 0.7 if 0.05 <= sde.rho(t) <= 1.0 else 0.0)
+    assert by_time.rows == window.rows
+    assert ss.Table.from_json(by_time.to_json()).rows == window.rows

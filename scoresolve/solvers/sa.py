@@ -14,7 +14,7 @@ difference of two slopes at the middles of steps, and the slope that of the last
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -42,7 +42,7 @@ def sa_solver(
     *,
     predictor_order: int = 3,
     corrector_order: int = 4,
-    tau: float = 1.0,
+    tau: float | Callable[[float], float] = 1.0,
     between: tuple[float, float] = (0.05, 1.0),
     weights: Correction = "exact",
     start: Start = "low",
@@ -51,23 +51,28 @@ def sa_solver(
     """SA-Solver: stochastic Adams predictor and corrector with a noise level that is switched on in the middle.
 
     predictor_order: outputs of the predictor, 1 to 4. corrector_order: nodes of the corrector, 0 (none) to one more.
-    tau: multiplier of the noise's standard deviation for steps from rho ``between`` the two levels, 0 elsewhere.
-    weights: "exact", or "bh1" (the authors' for two nodes). start, lower_order_final: as in ``dpmpp_2m``.
+    tau: multiplier of the noise's standard deviation for steps from rho ``between`` the two levels, 0 elsewhere; or a
+    function of t that gives it for the step from t. weights: "exact", or "bh1" (the authors' for two nodes). start,
+    lower_order_final: as in ``dpmpp_2m``.
     """
     require(1 <= predictor_order <= 4, f"predictor_order= from 1 to 4, got {predictor_order}")
     most = predictor_order + 1
     require(0 <= corrector_order <= most, f"corrector_order= from 0 to {most}, got {corrector_order}")
     require(weights in ("exact", "bh1", "bh2"), f'weights="exact", "bh1" or "bh2", got {weights!r}')
     require(len(between) == 2 and between[0] <= between[1], f"between=(low, high) levels of rho, got {between!r}")
-    noisy, quiet = data_form(sde, tau), data_form(sde)
+    quiet = data_form(sde)
+    noisy = quiet if callable(tau) else data_form(sde, tau)
 
     def form_at(here: Point) -> Form:
+        if callable(tau):
+            return data_form(sde, tau(here.t))
         return noisy if between[0] * here.alpha <= here.sigma <= between[1] * here.alpha else quiet
 
     again = Corrector(RULES[weights], corrector_order) if corrector_order > 1 else None
     method = Multistep.started(form_at, predictor_order, RULES[weights], again, start, lower_order_final)
     orders = {"predictor_order": predictor_order, "corrector_order": corrector_order}
-    options = {**orders, "tau": tau, "between": list(between), "weights": weights}
+    level = getattr(tau, "__name__", repr(tau)) if callable(tau) else tau
+    options = {**orders, "tau": level, "between": list(between), "weights": weights}
     said = {**options, "start": start, "lower_order_final": lower_order_final}
     given = {key: value for key, value in said.items() if value is not None}
     return table_of("sa_solver", quiet, times, method.rows(sde, times), given)
