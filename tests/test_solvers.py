@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import PROCESSES, SMOOTH, TABLES, gaussian, mixture_2d
+from scipy.integrate import quad
 from torch import Tensor
 
 import scoresolve as ss
@@ -276,3 +277,22 @@ def test_sa_solvers_noise_level_is_a_window_or_a_function_of_time() -> None:
     by_time = ss.build_table("sa_solver", sde, times, tau=lambda t: 0.7 if 0.05 <= sde.rho(t) <= 1.0 else 0.0)
     assert by_time.rows == window.rows
     assert ss.Table.from_json(by_time.to_json()).rows == window.rows
+
+
+def test_er_sde_3_is_the_published_taylor_step() -> None:
+    """Cui et al. 2023, alg. 3, on EDM, its integrals by adaptive quadrature in place of a sum of 100 terms."""
+    sde, rho = ss.EDM(), np.array([5.0, 3.5, 2.2, 1.5])
+
+    def phi(u: float) -> float:
+        return u * (np.exp(u**0.3) + 10)
+
+    row = ss.build_table("er_sde_3", sde, rho).rows[2]
+    step, ratio = rho[3] - rho[2], phi(rho[3]) / phi(rho[2])
+    first = step + phi(rho[3]) * quad(lambda u: 1 / phi(u), rho[3], rho[2])[0]
+    second = step**2 / 2 + phi(rho[3]) * quad(lambda u: (u - rho[2]) / phi(u), rho[3], rho[2])[0]
+    slope = np.array([1.0, -1.0, 0.0]) / (rho[2] - rho[1])
+    older = np.array([0.0, 1.0, -1.0]) / (rho[1] - rho[0])
+    curvature = 2 * (slope - older) / (rho[2] - rho[0])
+    of_outputs = np.array([1 - ratio, 0.0, 0.0]) + first * slope + second * curvature
+    assert row.commit == pytest.approx((ratio, *of_outputs), rel=1e-9)
+    assert sum(row.noise) == pytest.approx(np.sqrt(rho[3] ** 2 - rho[2] ** 2 * ratio**2), rel=1e-12)
