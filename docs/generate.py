@@ -39,7 +39,7 @@ FAMILIES = {
     "adaptive": "adaptive, through torchdiffeq and scipy",
 }
 """What the modules of ``scoresolve.solvers`` hold."""
-ADAMS = ("deis", "lms", "ipndm", "velocity")
+ADAMS = ("deis", "lms", "ipndm", "velocity", "flow")
 
 
 Column = tuple[str, Callable[[ss.SolverInfo], str]]

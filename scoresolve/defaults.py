@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-DEFAULTS: tuple[tuple[float, str], ...] = ((11, "ipndm_3"), (25, "ipndm_4"), (40, "unipc_3"), (math.inf, "unipc_4"))
+DEFAULTS: tuple[tuple[float, str], ...] = ((6, "velocity_ab3"), (16, "flow_abm_3"), (math.inf, "flow_abm_4"))
 """(largest number of network calls, solver)."""
 
 
@@ -17,6 +17,6 @@ def default_solver(calls: int) -> str:
     """The solver for a number of network calls.
 
     >>> default_solver(8), default_solver(50)
-    ('ipndm_3', 'unipc_4')
+    ('flow_abm_3', 'flow_abm_4')
     """
     return next(name for most, name in DEFAULTS if calls <= most)

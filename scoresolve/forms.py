@@ -13,6 +13,9 @@ for each way of writing the network's output m. Every fixed-grid solver is a rul
                        noise^2 = eta^2 (gain^2 sigma_t^2 - sigma_s^2)
     noise, in rho:     the same with d rho = -e^{-lam} d lam:     kernel = alpha_s c
     velocity, in t:    gain = 1,                                  kernel = 1         (eta = 0)
+    flow, in u:        gain = (alpha_s + sigma_s)/(alpha_t + sigma_t), kernel = alpha_s + sigma_s       (eta = 0),
+                       u = sigma / (alpha + sigma) from 1 to 0: the velocity eps - D of the rectified flow at equal
+                       noise levels, ``x / (alpha + sigma) = (1 - u) D + u eps``; finite at both ends of any path
 
 (Check: the derivative in s at s = t is f x - c/2 g^2 score; the variance solves v' = 2 (linear rate) v + eta^2 g^2 run
 backwards. A constant m gives the weight alpha_s - gain alpha_t, c (sigma_s - gain sigma_t) or s - t.)
@@ -41,14 +44,14 @@ from .sde import SDE, Point
 
 Step: TypeAlias = tuple[float, float, float]
 """Weights of x, of a constant output and of the noise."""
-Clock = Literal["t", "lam", "rho"]
+Clock = Literal["t", "lam", "rho", "flow"]
 Profile: TypeAlias = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """lam -> (log phi, d log phi / d lam): a noise level that varies with lam."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """One way to write a step; made by :func:`data_form`, :func:`noise_form` or :func:`velocity_form`.
+    """One way to write a step; made by ``data_form``, ``noise_form``, ``velocity_form`` or ``flow_form``.
 
     Attributes:
         sde: the path.
@@ -76,7 +79,15 @@ class Form:
 
     def point(self, place: float) -> Point:
         """The point at a place of the clock u."""
-        t = place if self.clock == "t" else self.sde.time(place if self.clock == "lam" else -math.log(place))
+        match self.clock:
+            case "t":
+                t = place
+            case "lam":
+                t = self.sde.time(place)
+            case "rho":
+                t = self.sde.time(-math.log(place))
+            case "flow":
+                t = self.sde.time(math.log1p(-place) - math.log(place))
         return self.sde.points(np.array([t]))[0]
 
     def within(self, here: Point, there: Point) -> bool:
@@ -107,6 +118,8 @@ def _place(point: Point, clock: Clock) -> float:
         return point.t
     if clock == "lam":
         return point.lam
+    if clock == "flow":
+        return point.sigma / (point.alpha + point.sigma)
     return point.sigma / point.alpha if point.alpha > 0 else math.inf
 
 
@@ -200,4 +213,24 @@ def velocity_form(sde: SDE) -> Form:
         kernel=lambda v, there: np.ones_like(v),
         measure="t",
         exact_on="velocity",
+    )
+
+
+def flow_form(sde: SDE) -> Form:
+    """The probability flow as that of the rectified flow at equal noise levels, in u = sigma / (alpha + sigma)."""
+
+    def step(here: Point, there: Point) -> Step:
+        size = there.alpha + there.sigma
+        gain = size / (here.alpha + here.sigma)
+        return gain, there.sigma - gain * here.sigma, 0.0
+
+    return Form(
+        sde,
+        "flow",
+        0.0,
+        "flow",
+        step=step,
+        kernel=lambda v, there: np.full_like(v, there.alpha + there.sigma),
+        measure="flow",
+        exact_on="flow",
     )

@@ -30,7 +30,7 @@ class ScoreModel:
         net: called as ``net(x, label, **conditioning)`` with x (batch, ...) and label (batch,); returns x's shape.
         sde: the forward process it was trained on.
         predicts: what it returns: "score", "noise" (epsilon), "data" (x_0, the denoiser), "v"
-            (``alpha noise - sigma data``) or "velocity" (``alpha' data + sigma' noise``).
+            (``alpha noise - sigma data``), "velocity" (``alpha' data + sigma' noise``) or "flow" (``noise - data``).
         time: how it is told the time: "t", "sigma", "rho", "lam", a function of t (float64 tensor -> label), or for
             a ``DiscreteVPSDE`` "index" (``t N - 1`` rounded, int64) or "fractional_index" (not rounded).
 

@@ -178,7 +178,7 @@ class _Run:
     def step(self, here: Point, there: Point, remaining: int) -> None:
         method = self.method
         form = method.form_at(here)
-        if here.alpha == 0 and form.predicts != "velocity":
+        if here.alpha == 0 and form.predicts not in ("velocity", "flow"):
             row = opening_row if form.predicts == "noise" else _first_order
             self.rows.append(row(form, here, there))
             self.history, self.last = [None, *self.history], None

@@ -3,7 +3,8 @@
 Every prediction is a combination ``p data + q noise`` of the clean data and the noise in
 ``x = alpha data + sigma noise``:
 
-    data (1, 0)    noise (0, 1)    v (-sigma, alpha)    velocity (alpha', sigma')    score = -noise / sigma
+    data (1, 0)    noise (0, 1)    v (-sigma, alpha)    velocity (alpha', sigma')    flow (-1, 1)
+    score = -noise / sigma
 
 so with the network's output o = p data + q noise, the wanted P data + Q noise = a x + b o solves
 
@@ -11,7 +12,8 @@ so with the network's output o = p data + q noise, the wanted P data + Q noise =
     | sigma  q | |b| = |Q|     that is          det = alpha q - sigma p.
 
 One formula for all the conversions, each as accurate as its determinant allows: noise and score networks give the
-data wherever alpha > 0, data networks the noise wherever sigma > 0, v and velocity networks give both everywhere.
+data wherever alpha > 0, data networks the noise wherever sigma > 0, v, velocity and flow networks give both
+everywhere. (The flow prediction is noise minus data: the velocity of the rectified flow, at equal noise levels.)
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from torch import Tensor
 
 from .sde import SDE
 
-Prediction = Literal["score", "noise", "data", "v", "velocity"]
+Prediction = Literal["score", "noise", "data", "v", "velocity", "flow"]
 Values = TypeVar("Values", np.ndarray, Tensor)
 
 
@@ -68,3 +70,5 @@ def _coordinates(prediction: Prediction, sde: SDE, t: Values) -> tuple[Values | 
             return -sde.sigma(t), sde.alpha(t)
         case "velocity":
             return sde.alpha_rate(t), sde.sigma_rate(t)
+        case "flow":
+            return -1.0, 1.0

@@ -68,7 +68,7 @@ PRESETS = {
     # k-diffusion
     "sample_euler": Preset("euler", "karras"),
     "sample_euler_ancestral": Preset("euler_ancestral", "karras"),
-    "sample_heun": Preset("heun", "karras"),
+    "sample_heun": Preset("heun", "karras", {"clock": "rho"}),
     "sample_dpm_2": Preset("dpm_solver_2s", "karras"),
     "sample_dpm_2_ancestral": Preset("dpm_2_ancestral", "karras"),
     "sample_lms": Preset("lms_4", "karras", {"lower_order_final": False}),
@@ -86,7 +86,7 @@ PRESETS = {
     "LMSDiscreteScheduler": Preset("lms_4", "linspace", {"lower_order_final": False}),
     "EulerDiscreteScheduler": Preset("euler", "linspace"),
     "EulerAncestralDiscreteScheduler": Preset("euler_ancestral", "linspace"),
-    "HeunDiscreteScheduler": Preset("heun", "linspace"),
+    "HeunDiscreteScheduler": Preset("heun", "linspace", {"clock": "rho"}),
     "KDPM2DiscreteScheduler": Preset("dpm_solver_2s", "linspace"),
     "KDPM2AncestralDiscreteScheduler": Preset("dpm_2_ancestral", "linspace"),
     "DPMSolverMultistepScheduler": Preset("dpmpp_2m", "linspace"),

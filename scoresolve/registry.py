@@ -179,7 +179,7 @@ def build_table(name: str, sde: SDE, times: np.ndarray, **options: Any) -> Table
 
     >>> import numpy as np, scoresolve as ss
     >>> print(ss.build_table("euler", ss.EDM(), np.array([80.0, 1.0, 0.0])))
-    euler, clock=rho on EDM(sigma_min=0.002, sigma_max=80.0): 2 calls, deterministic, m = noise
+    euler, clock=flow on EDM(sigma_min=0.002, sigma_max=80.0): 2 calls, deterministic, m = flow
     call          t       -> s  weights
        0         80          1  x <- +1 x -79 m0
        1          1          0  x <- +1 x -1 m0

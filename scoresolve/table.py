@@ -40,8 +40,8 @@ class Table:
         predicts: what the outputs m are: "data", "noise", "velocity", ...
         start: the time at which it starts.
         solver, path, options: where it comes from, for people and for checks.
-        exact_on: "data", "noise" or "velocity" if every step is exact where that prediction is constant, "" if no
-            such claim is made; the claim is checked by :meth:`verify`.
+        exact_on: "data", "noise", "flow" or "velocity" if every step is exact where that prediction is constant, "" if
+            no such claim is made; the claim is checked by :meth:`verify`.
 
     Raises: ValueError for weights that are not finite, refer to outputs not yet made, or times out of place.
 
@@ -135,13 +135,14 @@ class Table:
         """Check the claim ``exact_on`` on a path, step by step to 1e-9; returns the table itself.
 
         A step from t to s that is exact for a constant data prediction D must take ``alpha_t D`` to ``alpha_s D``; for
-        a constant noise prediction ``sigma_t eps`` to ``sigma_s eps``; for a constant velocity x to
-        ``x + (s - t) velocity``. Raises: ValueError.
+        a constant noise or flow prediction (of data zero) ``sigma_t eps`` to ``sigma_s eps``; for a constant
+        velocity x to ``x + (s - t) velocity``. Raises: ValueError.
         """
         if not self.exact_on:
             return self
         times, step = self.times, 0
-        solution = {"data": sde.alpha(times), "noise": sde.sigma(times), "velocity": times - times[0]}
+        sigma = sde.sigma(times)
+        solution = {"data": sde.alpha(times), "noise": sigma, "flow": sigma, "velocity": times - times[0]}
         for number, row in enumerate(self.rows):
             if row.s is None:
                 continue

@@ -19,9 +19,9 @@ EXCEPTIONS: dict[str, set[int]] = {
     # explicit stages across steps that span the whole noise range: one or two such steps, or the first of a few
     # (where half the budget leaves a call over, and so begins with a step of one stage, which is better there)
     "pndm": {2, 3},
-    "heun": {2, 6, 10},
-    "kutta_3": {3, 9, 38, 46},
-    "rk4": {3, 4, 11, 12, 20},
+    "kutta_3": {4},
+    "bogacki_shampine": {4},
+    "rk4": {5},
     "dpm_solver_2s": {2},
     "dpm_solver_3s": {2, 3},
     "dpmpp_3s": {4},

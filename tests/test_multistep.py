@@ -12,7 +12,7 @@ from oracles import PROCESSES, interval
 from scipy.integrate import quad
 
 import scoresolve as ss
-from scoresolve.forms import Form, data_form, noise_form, velocity_form
+from scoresolve.forms import Form, data_form, flow_form, noise_form, velocity_form
 from scoresolve.multistep import RULES, Corrector, Multistep
 from scoresolve.sde import Point
 from scoresolve.single_step import (
@@ -40,6 +40,7 @@ FORMS = {
     "noise in rho": noise_form(VP, clock="rho"),
     "noise in t": noise_form(VP, clock="t"),
     "velocity": velocity_form(VP),
+    "flow": flow_form(VP),
 }
 
 
@@ -54,10 +55,13 @@ def _integral(form: Form, here: Point, there: Point, function: object) -> float:
     """``int kernel(v) f(u(v)) dv`` by adaptive quadrature, written from the definitions and not by ``Form.weights``."""
 
     def places(v: float) -> Point:
-        t = {"t": lambda: v, "lam": lambda: VP.time(v), "rho": lambda: VP.time(-math.log(v))}[form.measure]()
+        lam = {"lam": lambda: v, "rho": lambda: -math.log(v), "flow": lambda: math.log((1 - v) / v)}
+        t = v if form.measure == "t" else VP.time(lam[form.measure]())
         return VP.points(np.array([t]))[0]
 
-    limits = [{"t": p.t, "lam": p.lam, "rho": p.sigma / p.alpha}[form.measure] for p in (here, there)]
+    places_of = {"t": lambda p: p.t, "lam": lambda p: p.lam, "rho": lambda p: p.sigma / p.alpha}
+    places_of["flow"] = lambda p: p.sigma / (p.alpha + p.sigma)
+    limits = [places_of[form.measure](p) for p in (here, there)]
     value, _ = quad(
         lambda v: float(form.kernel(np.array([v]), there)[0]) * function(form.place(places(v))),  # type: ignore[operator]
         *limits,

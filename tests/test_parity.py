@@ -72,7 +72,7 @@ for _theirs, _ours in (("fixed_small", "posterior"), ("fixed_large", "forward"))
     _ddpm = setting("DDPMScheduler", "table", clip_sample=False, variance_type=_theirs)
     same(f"ddpm_{_theirs}", _ddpm, "ddpm", FLOAT64, variance=_ours)
 same("euler", setting("EulerDiscreteScheduler", unscaled=True), "euler")
-same("heun", setting("HeunDiscreteScheduler", "pairs", unscaled=True), "heun", FLOAT64)
+same("heun", setting("HeunDiscreteScheduler", "pairs", unscaled=True), "heun", FLOAT64, clock="rho")
 same("kdpm_2", setting("KDPM2DiscreteScheduler", "pairs", unscaled=True), "dpm_solver_2s", FLOAT64)
 for _n in (1, 2, 3, 4):
     same(f"lms_{_n}", setting("LMSDiscreteScheduler", unscaled=True), f"lms_{_n}", FLOAT64, {"order": _n})

@@ -232,7 +232,7 @@ def test_progress_shows_a_bar_of_calls(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_solution_prints_in_a_line() -> None:
     solution = ss.sample(mixture_2d().model(ss.VPSDE()), (2, 2), nfe=7, seed=0)
-    assert repr(solution) == "Solution(samples (2, 2) torch.float32, nfe=7, ipndm_3, t 1 -> 0.001)"
+    assert repr(solution) == "Solution(samples (2, 2) torch.float32, nfe=7, flow_abm_3, t 1 -> 0.001)"
 
 
 GOOD = {"shape": (2, 2), "nfe": 6}
@@ -247,7 +247,7 @@ X = torch.zeros(2, 2)
         ({"nfe": None, "steps": 0}, ValueError, "steps must be a whole number of at least 1, got 0"),
         ({"nfe": None, "steps": 2.5}, ValueError, "steps must be a whole number"),
         ({"nfe": -3}, ValueError, "nfe must be a whole number of at least 1, got -3"),
-        ({"nfe": None}, ValueError, "steps= or nfe= for 'ipndm_3'"),
+        ({"nfe": None}, ValueError, "steps= or nfe= for 'velocity_ab3'"),
         ({"steps": 3}, ValueError, "give steps= or nfe=, not both"),
         ({"nfe": 1, "solver": "ddpm", "corrector": "langevin"}, ValueError, "needs 2 network calls"),
         ({"nfe": 1, "denoise": True}, ValueError, "nfe must be at least 2 with denoise=True"),

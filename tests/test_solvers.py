@@ -239,7 +239,7 @@ def test_a_start_at_alpha_zero_takes_a_closed_form_first_step() -> None:
         ("dpmpp_2m_sde", {"etta": 1.0}, TypeError, "did you mean 'eta'"),
         ("ddpm", {"variance": "big"}, ValueError, "posterior"),
         ("heun", {"first": 3}, ValueError, r"first= to be one of \[1, 2\], got 3"),
-        ("heun", {"clock": "sigma"}, ValueError, 'clock="rho", "log_rho" or "t"'),
+        ("heun", {"clock": "sigma"}, ValueError, 'clock="rho", "log_rho", "flow" or "t"'),
         ("dpmpp_2m", {"start": "hot"}, ValueError, 'start="low" or "high"'),
         ("dpmpp_2m", {"unic": "bh3"}, ValueError, "unic= to be one of exact, bh1, bh2"),
         ("unipc_2", {"predicts": "score"}, ValueError, 'predicts="data" or "noise"'),

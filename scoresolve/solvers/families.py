@@ -36,10 +36,11 @@ def multistep_solver(
     reference: str,
     weights: Weights = "exact",
     start: Start = "low",
+    unic: Correction | None = None,
     aliases: tuple[str, ...] = (),
 ) -> None:
     """Register a deterministic multistep method: its form, how many outputs it uses and how it weighs them."""
-    default, default_start = weights, start
+    default, default_start, default_unic = weights, start, unic
 
     def build(
         sde: SDE,
@@ -48,7 +49,7 @@ def multistep_solver(
         weights: Weights = default,
         start: Start = default_start,
         lower_order_final: bool | None = None,
-        unic: Correction | None = None,
+        unic: Correction | None = default_unic,
     ) -> Table:
         return multistep_table(name, form(sde), times, outputs, weights, start, lower_order_final, unic)
 
@@ -56,7 +57,7 @@ def multistep_solver(
 
     weights: "exact", "published", "bh1", "bh2" or "adams", how the polynomial through the outputs is integrated. start:
     "low" (the order ramps up) or "high" (first steps of full order). lower_order_final: True ends at lower order; None
-    does so only where the last noise level is zero. unic: a corrector, "exact", "bh1" or "bh2": one order more.
+    does so only where the last noise level is zero. unic: a corrector, "exact", "bh1" or "bh2", one order more; None.
     """
     # a start at full order costs more calls than steps: where the budget has no room for it the order ramps up
     spare = ({"start": "low"},) if start == "high" else ()
