@@ -36,7 +36,7 @@ from tqdm import tqdm
 import scoresolve as ss
 
 LAM = (-3.0, 2.5)
-ODE_STEPS, LAW_STEPS, STRONG_STEPS = (64, 128, 256), (1024, 2048), (32, 64, 128, 256)
+ODE_STEPS, LAW_STEPS, STRONG_STEPS = (256, 512), (1024, 2048), (32, 64, 128, 256)
 OUT = Path(__file__).resolve().parent.parent / "docs" / "assets" / "orders.csv"
 AREAS = ("sra1", "sosra")
 """Solvers whose first normal of a step is the time integral of the path, not its increment."""

@@ -27,7 +27,8 @@ OTHERS = {
     False: {"color": "0.85", "linewidth": 0.5, "zorder": 0.5, "label": "other settings of peers"},
 }
 CROWD = 12
-"""With peers in the picture and more lines of ours than this, ours too are only named if best somewhere."""
+"""With more lines of ours than this, they are only named if best somewhere or known to everybody."""
+LANDMARKS = {"ddim", "heun", "dpmpp_2m", "unipc_3", "ddpm", "euler_maruyama", "dpmpp_2m_sde", "sa_solver"}
 
 
 def draw(report: Report, path: Path) -> None:
@@ -81,7 +82,7 @@ def _styles(report: Report) -> dict[str, dict[str, Any]]:
 def _named(report: Report, kind: str, rows: list[Row]) -> set[str]:
     """The labels with a line of their own: of peers, and of a crowd of ours, those best somewhere."""
     ours = {report.label(row) for row in rows if row.cell.ours}
-    named = set() if report.with_peers and len(ours) > CROWD else ours
+    named = {label for label in ours if label in LANDMARKS} if len(ours) > CROWD else ours
     for summary in report.summaries:
         here = [row for row in rows if row.cell.problem == summary.name]
         for side in (True, False):

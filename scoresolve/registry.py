@@ -181,8 +181,8 @@ def build_table(name: str, sde: SDE, times: np.ndarray, **options: Any) -> Table
     >>> print(ss.build_table("euler", ss.EDM(), np.array([80.0, 1.0, 0.0])))
     euler, clock=flow on EDM(sigma_min=0.002, sigma_max=80.0): 2 calls, deterministic, m = flow
     call          t       -> s  weights
-       0         80          1  x <- +1 x -79 m0
-       1          1          0  x <- +1 x -1 m0
+       0         80          1  x <- +0.0246914 x -0.975309 m0
+       1          1          0  x <- +0.5 x -0.5 m0
     """
     runner = build(name, sde, times, **options)
     if not isinstance(runner, Table):

@@ -33,6 +33,7 @@ def _exact(kind: str, sde: ss.SDE, x: Tensor, t: float) -> Tensor:
         "noise": lambda: noise,
         "score": lambda: -noise / sigma,
         "v": lambda: alpha * noise - sigma * data,
+        "flow": lambda: noise - data,
         "velocity": lambda: sde.alpha_rate(t) * data + sde.sigma_rate(t) * noise,
     }[kind]()
 
@@ -74,7 +75,14 @@ def test_conversions_stay_finite_at_both_ends(source: str) -> None:
     net = lambda x, t: torch.full_like(x, 0.3)  # noqa: E731
     x = _points()
     flow = ss.ScoreModel(net, ss.RectifiedFlow(), predicts=source)  # type: ignore[arg-type]
-    at_noise_zero = {"score": "data", "noise": "data", "data": "data", "v": "noise", "velocity": "noise"}[source]
+    at_noise_zero = {
+        "score": "data",
+        "noise": "data",
+        "data": "data",
+        "v": "noise",
+        "velocity": "noise",
+        "flow": "noise",
+    }[source]
     assert torch.isfinite(flow.evaluate(x, 0.0, at_noise_zero)).all()  # type: ignore[arg-type]
     assert torch.isfinite(flow.data(x, 0.0)).all()
     if source in ("noise", "score"):  # alpha = 0 at t = 1: noise says nothing about the data

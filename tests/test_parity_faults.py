@@ -226,7 +226,7 @@ def test_ddim_walks_to_times_it_does_not_ask_at() -> None:
 
 
 def test_heun_in_two_steps_is_as_bad_as_it_should_be() -> None:
-    """Three hundred times the spread is no fault of the code: from rho = 157 to 0.01 in one trapezoid. So is ours in rho.
+    """Three hundred times the spread is no fault of the code: one trapezoid from rho = 157 to 0.01. So is ours in rho.
 
     In the flow's clock, our default, the same three calls stay at twice the spread, and DDIM's below it.
     """

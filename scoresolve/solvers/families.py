@@ -123,7 +123,7 @@ def single_step_table(
     """
     require(first is None or first in schemes, f"first= to be one of {sorted(schemes)}, got {first!r}")
     counts = [max(schemes)] * (len(times) - 1)
-    begin = first_free(form.sde.points(times))
+    begin = first_free(form.sde.points(times), form)
     counts[begin : begin + 1] = [first or max(schemes)] * len(counts[begin : begin + 1])
     rows = step_table_rows(form.sde, times, form, [schemes[count] for count in counts])
     said = {**options, **({} if first is None else {"first": first})}
