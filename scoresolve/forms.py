@@ -91,7 +91,7 @@ class Form:
         return self.sde.points(np.array([t]))[0]
 
     def within(self, here: Point, there: Point) -> bool:
-        """Whether the step can be of higher order: both ends at finite places of both clocks, and noise left there."""
+        """Whether the step can be of higher order: both ends at finite places of both clocks."""
         places = [_place(p, c) for p in (here, there) for c in (self.clock, self.measure)]
         return all(map(math.isfinite, places))
 
