@@ -83,3 +83,36 @@ def test_a_misspelt_name_is_told_the_nearest() -> None:
         resolve("DPM++ 2N Karras")
     with pytest.raises(ValueError, match="unknown solver 3"):
         resolve(3)  # type: ignore[arg-type]
+
+
+def test_without_a_solver_the_one_for_that_many_calls_is_taken() -> None:
+    for request, name in (
+        ({"nfe": 6}, "velocity_ab3"),
+        ({"nfe": 7}, "flow_abm_3"),
+        ({"steps": 16}, "flow_abm_3"),
+        ({"nfe": 17}, "flow_abm_4"),
+        ({"grid": np.linspace(1.0, 0.1, 9)}, "flow_abm_3"),
+        ({"grid": "uniform", "nfe": 30}, "flow_abm_4"),
+    ):
+        table = ss.sample(MODEL, (2, 2), seed=0, **request).table  # type: ignore[arg-type]
+        assert table is not None
+        assert table.solver == name
+
+
+@pytest.mark.parametrize("nfe", [8, 12, 20, 40])
+@pytest.mark.parametrize("sde", [ss.VPSDE(), ss.EDM(), ss.RectifiedFlow()], ids=["vp", "edm", "flow"])
+def test_the_default_beats_what_others_take_by_default(sde: ss.SDE, nfe: int) -> None:
+    """Against DPM-Solver++(2M) and Heun in rho on Karras' grid, on the exact ends of a Gaussian's flow."""
+    law = ss.exact.Gaussian(
+        torch.linspace(-1, 1, 6, dtype=torch.float64), torch.logspace(-3, 0, 6, dtype=torch.float64)
+    )
+    start = law.marginal(sde, sde.t_max).sample(64, generator=torch.Generator().manual_seed(0))
+    model = law.model(sde)
+    exact = law.flow(sde, start, sde.t_max, sde.t_min)
+
+    def error(**settings: object) -> float:
+        out = ss.sample(model, start=start, nfe=nfe, **settings).samples  # type: ignore[arg-type]
+        return float((out - exact).square().mean().sqrt())
+
+    others = [error(solver="dpmpp_2m", grid="karras"), error(solver="heun", grid="karras", clock="rho")]
+    assert error() < min(others)
