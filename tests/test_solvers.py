@@ -296,3 +296,26 @@ def test_er_sde_3_is_the_published_taylor_step() -> None:
     of_outputs = np.array([1 - ratio, 0.0, 0.0]) + first * slope + second * curvature
     assert row.commit == pytest.approx((ratio, *of_outputs), rel=1e-9)
     assert sum(row.noise) == pytest.approx(np.sqrt(rho[3] ** 2 - rho[2] ** 2 * ratio**2), rel=1e-12)
+
+
+def test_restart_goes_up_as_often_as_it_is_told_and_down_on_the_grids_own_times() -> None:
+    sde = ss.EDM()
+    grid = ss.grids.karras(sde, 14, 80.0, 0.002)
+    inside = [t for t in grid if t <= 0.3]
+    low = next(i for i, t in enumerate(inside) if t <= 0.06)
+    for repeats in (0, 1, 3):
+        table = ss.build_table("restart", sde, grid, repeats=repeats)
+        assert table.nfe == 2 * 14 - 1 + repeats * 2 * low
+        assert sum(row.draws for row in table.rows) == repeats
+        assert sum(t == pytest.approx(inside[0]) for t in table.times) == 1 + repeats
+    assert not ss.build_table("restart", sde, np.array([80.0, 1.0, 0.01])).stochastic  # it steps over the interval
+
+
+@pytest.mark.parametrize("name", ["lms_3", "ipndm_4", "dpm_solver_2s", "seeds_2", "deis_tab2"])
+def test_noise_prediction_starts_without_signal_by_the_data(name: str) -> None:
+    """From alpha = 0 the first step is that of the data prediction: at eta = 0 DDIM's."""
+    sde = ss.RectifiedFlow()
+    model, times = mixture_2d().model(sde), np.array([1.0, 0.8])
+    options = {"eta": 0.0} if name == "seeds_2" else {}
+    found = ss.sample(model, start=X, solver=name, grid=times, seed=0, **options).samples
+    assert torch.allclose(found, ss.sample(model, start=X, solver="ddim", grid=times).samples, rtol=1e-12)
