@@ -91,9 +91,12 @@ class Form:
         return self.sde.points(np.array([t]))[0]
 
     def within(self, here: Point, there: Point) -> bool:
-        """Whether the step can be of higher order: both ends at finite places of both clocks."""
-        places = [_place(p, c) for p in (here, there) for c in (self.clock, self.measure)]
-        return all(map(math.isfinite, places))
+        """Whether the step can be of higher order: both ends at finite places."""
+        return self.finite(here) and self.finite(there)
+
+    def finite(self, point: Point) -> bool:
+        """Whether a point is at a finite place of both clocks, so that an output there can be a node."""
+        return all(math.isfinite(_place(point, clock)) for clock in (self.clock, self.measure))
 
     def weights(self, nodes: Sequence[float], here: Point, there: Point) -> np.ndarray:
         """``int kernel(v) L_j(u(v)) dv`` from here to there, for nodes at places of u; shape (len(nodes),)."""

@@ -7,9 +7,8 @@ integrates it against the form's kernel (``forms.py``). ``Rule`` says how:
 - ``bh2``, ``bh1`` (UniPC): as exact, but where there are two nodes the first moment
   ``int kernel(v) (u - u_i)/h dv`` is replaced by half the kernel's whole integral, or by h/2 times its value at the
   end. Also of order 2; the systems that UniPC solves for more nodes have the exact weights as their solution.
-- ``published`` (DPM-Solver and DPM-Solver++ 2M and 3M): two nodes as bh2. With three nodes the second difference
-lacks a
-  factor 2, which leaves an error of O(h^3) a step: order 2, not 3.
+- ``published`` (DPM-Solver and DPM-Solver++ 2M and 3M): two nodes as bh2. With three nodes the second
+  difference lacks a factor 2, which leaves an error of O(h^3) a step: order 2, not 3.
 - ``adams``: the weights of equal steps in u, whatever the steps are (iPNDM, PLMS): order 2 where the steps change
   smoothly from one to the next.
 
@@ -78,14 +77,24 @@ def published(form: Form, nodes: Sequence[Point], here: Point, there: Point) -> 
         return bh2(form, nodes, here, there)
     u = np.array([form.place(node) for node in nodes])
     h = form.place(there) - u[0]
-    # moments int kernel ((u - u_0)/h)^k dv: those of the monomials, by interpolation at three places of the step
-    r = np.array([0.0, 0.5, 1.0])
-    moments = np.vander(r, increasing=True).T @ form.weights((u[0] + r * h).tolist(), here, there)
     first, second = -np.diff(u) / h  # r0, r1: the last steps in units of this one
     newest, older = np.array([1.0, -1.0, 0.0]) / first, np.array([0.0, 1.0, -1.0]) / second
     slope = newest + first / (first + second) * (newest - older)
-    curvature = (newest - older) / (first + second)  # half of h^2 D'', to be multiplied by all of moment 2
-    weights = moments[1] * slope + 0.5 * moments[2] * curvature
+    curvature = (newest - older) / (first + second)  # half of h^2 D''
+    return taylor(form, here, there, slope, curvature)
+
+
+def taylor(form: Form, here: Point, there: Point, slope: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Weights of ``int kernel (m_0 + r h m' + r^2/2 h^2 m'') dv``, r the place inside the step, u its clock.
+
+    Args: ``slope`` and ``second``, the differences of outputs (newest first) that stand for h m' and h^2 m''.
+    """
+    first = form.place(here)
+    # moments int kernel r^k dv: those of the monomials, by interpolation at three places of the step
+    r = np.array([0.0, 0.5, 1.0])
+    places = first + r * (form.place(there) - first)
+    moments = np.vander(r, increasing=True).T @ form.weights(places.tolist(), here, there)
+    weights = moments[1] * slope + 0.5 * moments[2] * second
     weights[0] += moments[0]
     return np.asarray(weights, dtype=np.float64)
 
@@ -178,7 +187,7 @@ class _Run:
     def step(self, here: Point, there: Point, remaining: int) -> None:
         method = self.method
         form = method.form_at(here)
-        if here.alpha == 0 and form.predicts not in ("velocity", "flow"):
+        if here.alpha == 0 and not form.finite(here):
             row = opening_row if form.predicts == "noise" else _first_order
             self.rows.append(row(form, here, there))
             self.history, self.last = [None, *self.history], None

@@ -19,7 +19,7 @@ from .model import ScoreModel
 from .noise import NoiseSource, SampleStreams
 from .planning import Request, check_table, plan
 from .presets import resolve
-from .registry import Runner, get_solver
+from .registry import Runner, SolverInfo, get_solver
 from .solution import Callback, Solution, Step
 from .starting import check_ends, check_model, check_state, start_state
 from .table import Table
@@ -107,9 +107,7 @@ def sample(
         times = solver.times
     else:
         last, first = check_ends(model, t_min, t_max)
-        preset = resolve(solver)
-        grid, given = preset.grid if grid is None else grid, {**preset.options, **options}
-        request = Request(model, get_solver(preset.solver), grid, first, last, given, corrector, floor=t_min or 0.0)
+        request = Request(model, *_asked(solver, grid, first, last, options), corrector, floor=t_min or 0.0)
         closing = denoise and request.ends_noisy
         if closing and nfe == 1:
             raise ValueError("nfe must be at least 2 with denoise=True, which takes one network call; got nfe=1")
@@ -159,13 +157,20 @@ def encode(
     default = model.t_min if model.sde.sigma(model.t_min) > 0 else model.t_eps
     first, last = check_ends(model, default if t_min is None else t_min, t_max)
     steps, nfe = _counts(steps, nfe)
-    preset = resolve(solver)
-    grid, given = preset.grid if grid is None else grid, {**preset.options, **options}
-    request = Request(model, get_solver(preset.solver), grid, last, first, given, floor=t_min or 0.0, upwards=True)
+    request = Request(model, *_asked(solver, grid, last, first, options), floor=t_min or 0.0, upwards=True)
     require(request.ends_noisy, f"noise where encoding starts, there is none at t = 0: use t_min={model.t_eps:g}")
     runner, times = plan(request, steps, nfe)
     view = _View(trajectory, callback, progress, grad)
     return _solve(model, x, runner, times, SampleStreams(0, range(x.shape[0])), nfe, view, {"solver": solver})
+
+
+def _asked(
+    solver: str, grid: GridLike | None, t_max: float, t_min: float, options: Mapping[str, Any]
+) -> tuple[SolverInfo, GridLike | None, float, float, dict[str, Any]]:
+    """What a name stands for, as a request has it; a grid and options given beside the name go first."""
+    preset = resolve(solver)
+    own = preset.grid if grid is None else grid
+    return get_solver(preset.solver), own, t_max, t_min, {**preset.options, **options}
 
 
 def _counts(steps: int | None, nfe: int | None) -> tuple[int | None, int | None]:

@@ -152,7 +152,7 @@ def raised(row: Row, here: Point, there: Point, scale: float = 1.0) -> Row:
 
 def first_free(points: Sequence[Point], form: Form | None = None) -> int:
     """The number of the first step whose scheme is free: one from a time without signal may take a single stage."""
-    return 0 if points[0].alpha > 0 or (form is not None and math.isfinite(form.place(points[0]))) else 1
+    return 0 if points[0].alpha > 0 or (form is not None and form.finite(points[0])) else 1
 
 
 def step_table_rows(sde: SDE, times: np.ndarray, form: Form, schemes: list[Scheme]) -> list[Row]:

@@ -92,8 +92,9 @@ class Table:
         options: Mapping[str, object] | None = None,
         exact_on: str = "",
     ) -> Table:
-        """The table of a builder: its rows on a grid and a path, with the solver's name and options."""
-        return cls(tuple(rows), predicts, float(times[0]), solver, repr(sde), options or {}, exact_on)
+        """The table of a builder: its rows on a grid and a path, with the solver's name and the options not None."""
+        said = {name: value for name, value in (options or {}).items() if value is not None}
+        return cls(tuple(rows), predicts, float(times[0]), solver, repr(sde), said, exact_on)
 
     # -- facts ------------------------------------------------------------------------------------------------
 

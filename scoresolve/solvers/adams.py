@@ -146,7 +146,7 @@ def pndm(
     require(start in _OPENINGS, f'start="heun", "runge_kutta" or "low", got {start!r}')
     form = noise_form(sde, clock="rho")
     method = Multistep(lambda _: form, 4, adams, lower_order_final=lower_order_final, opening=_OPENINGS[start])
-    options = {"start": start, **({} if lower_order_final is None else {"lower_order_final": lower_order_final})}
+    options = {"start": start, "lower_order_final": lower_order_final}
     return table_of("pndm", form, times, method.rows(sde, times), options)
 
 

@@ -131,7 +131,7 @@ def _ancestral(name: str, form: Form, times: np.ndarray, eta: float, first: int 
         down = _below(form.sde, here, there, eta)
         step = single_step_rows(form, scheme, here, down)
         rows += step if down is there else [*step[:-1], raised(step[-1], down, there)]
-    options = {"eta": eta, **({} if first is None else {"first": first})}
+    options = {"eta": eta, "first": first}
     return Table.of(rows, times, form.sde, name, predicts=form.predicts, options=options)
 
 

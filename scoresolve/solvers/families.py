@@ -86,10 +86,9 @@ def multistep_table(
     method = Multistep.started(lambda _: form, order, RULES[weights], corrector, start, lower_order_final)
     own = {"weights": weights, "start": start, "lower_order_final": lower_order_final, "unic": unic}
     rows = method.rows(form.sde, times)
-    given = {key: value for key, value in {**options, **(own if said is None else said)}.items() if value is not None}
     # these published weights do not sum to one where the steps grow unevenly
     exact_on = "" if weights == "ipndm_v" else form.exact_on
-    return table_of(name, form, times, rows, given, exact_on)
+    return table_of(name, form, times, rows, {**options, **(own if said is None else said)}, exact_on)
 
 
 def table_of(
@@ -126,5 +125,4 @@ def single_step_table(
     begin = first_free(form.sde.points(times), form)
     counts[begin : begin + 1] = [first or max(schemes)] * len(counts[begin : begin + 1])
     rows = step_table_rows(form.sde, times, form, [schemes[count] for count in counts])
-    said = {**options, **({} if first is None else {"first": first})}
-    return table_of(name, form, times, rows, said)
+    return table_of(name, form, times, rows, {**options, "first": first})

@@ -25,7 +25,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..errors import require
-from ..forms import noise_form
+from ..forms import Form, noise_form
 from ..registry import solver
 from ..row import Row
 from ..sde import SDE, Point
@@ -94,11 +94,10 @@ def _churned(
         rows += single_step_rows(form, EULER if first == 1 and i == first_free(points) else scheme, here, there)
         here = there
         if i < len(points) - 2 and s_tmin * there.alpha <= there.sigma <= s_tmax * there.alpha and gamma > 0:
-            here = _at_level(sde, min(there.sigma / there.alpha * (1 + gamma), _rho(points[0])))
+            here = form.point(min(form.place(there) * (1 + gamma), form.place(points[0])))
             rows[-1] = raised(rows[-1], there, here, s_noise)
-    options = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise}
-    said = {**options, **({} if first is None else {"first": first})}
-    return Table.of(rows, times, sde, name, predicts="noise", options=said)
+    options = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise, "first": first}
+    return Table.of(rows, times, sde, name, predicts="noise", options=options)
 
 
 @solver("restart", kind="sde", order=2, evaluations=2, reference="Xu et al. 2023, arXiv:2306.14878, alg. 1",
@@ -129,25 +128,16 @@ def restart(
     for i, (here, there) in enumerate(pairwise(points)):
         easy = i - first_free(points) < euler_steps
         rows += single_step_rows(form, EULER if easy else HEUN, here, there)
-        if _rho(there) <= low < _rho(here) <= high < _rho(points[0]) and there.sigma > 0:
-            own = [point for point in points[: i + 2] if _rho(point) <= high]
-            way = own if restart_steps is None else _way_down(sde, high, there, restart_steps)
+        if form.place(there) <= low < form.place(here) <= high < form.place(points[0]) and there.sigma > 0:
+            own = [point for point in points[: i + 2] if form.place(point) <= high]
+            way = own if restart_steps is None else _way_down(form, high, there, restart_steps)
             for _ in range(repeats):
                 rows[-1] = raised(rows[-1], there, way[0])
                 rows += [row for a, b in pairwise(way) for row in single_step_rows(form, HEUN, a, b)]
     options = {"low": low, "high": high, "repeats": repeats, "restart_steps": restart_steps, "euler_steps": euler_steps}
-    given = {name: value for name, value in options.items() if value is not None}
-    return Table.of(rows, times, sde, "restart", predicts="noise", options=given)
+    return Table.of(rows, times, sde, "restart", predicts="noise", options=options)
 
 
-def _way_down(sde: SDE, high: float, there: Point, steps: int) -> list[Point]:
-    levels = np.linspace(high ** (1 / 7), _rho(there) ** (1 / 7), steps + 1)[:-1] ** 7
-    return [*(_at_level(sde, float(level)) for level in levels), there]
-
-
-def _rho(point: Point) -> float:
-    return point.sigma / point.alpha if point.alpha > 0 else math.inf
-
-
-def _at_level(sde: SDE, rho: float) -> Point:
-    return sde.points(np.array([sde.time(-math.log(rho))]))[0]
+def _way_down(form: Form, high: float, there: Point, steps: int) -> list[Point]:
+    levels = np.linspace(high ** (1 / 7), form.place(there) ** (1 / 7), steps + 1)[:-1] ** 7
+    return [*(form.point(float(level)) for level in levels), there]

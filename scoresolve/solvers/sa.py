@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import require
 from ..forms import Form, data_form
-from ..multistep import RULES, Corrector, Multistep, Rule, Start, exact
+from ..multistep import RULES, Corrector, Multistep, Rule, Start, exact, taylor
 from ..registry import solver
 from ..sde import SDE, Point
 from ..table import Table
@@ -74,8 +74,7 @@ def sa_solver(
     level = getattr(tau, "__name__", repr(tau)) if callable(tau) else tau
     options = {**orders, "tau": level, "between": list(between), "weights": weights}
     said = {**options, "start": start, "lower_order_final": lower_order_final}
-    given = {key: value for key, value in said.items() if value is not None}
-    return table_of("sa_solver", quiet, times, method.rows(sde, times), given)
+    return table_of("sa_solver", quiet, times, method.rows(sde, times), said)
 
 
 def er_profile(lam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -91,14 +90,10 @@ def er_published(form: Form, nodes: Sequence[Point], here: Point, there: Point) 
         return exact(form, nodes, here, there)
     rho = np.array([form.place(node) for node in nodes])
     h = form.place(there) - rho[0]
-    r = np.array([0.0, 0.5, 1.0])
-    moments = np.vander(r, increasing=True).T @ form.weights((rho[0] + r * h).tolist(), here, there)
     slope = np.array([1.0, -1.0, 0.0]) / (rho[0] - rho[1])
     older = np.array([0.0, 1.0, -1.0]) / (rho[1] - rho[2])
     second = 2 * (slope - older) / (rho[0] - rho[2])
-    weights = moments[1] * h * slope + 0.5 * moments[2] * h**2 * second
-    weights[0] += moments[0]
-    return np.asarray(weights, dtype=np.float64)
+    return taylor(form, here, there, h * slope, h**2 * second)
 
 
 def _register(order: int) -> None:
@@ -114,8 +109,7 @@ def _register(order: int) -> None:
         rule: Rule = exact if weights == "exact" else er_published
         form = data_form(sde, clock="rho", profile=er_profile)
         method = Multistep.started(lambda _: form, order, rule, None, start, lower_order_final)
-        said = {"weights": weights, "start": start, "lower_order_final": lower_order_final}
-        options = {key: value for key, value in said.items() if value is not None}
+        options = {"weights": weights, "start": start, "lower_order_final": lower_order_final}
         return table_of(f"er_sde_{order}", form, times, method.rows(sde, times), options)
 
     build.__doc__ = f"""ER-SDE-{order}: extended reverse SDE, {order} output{"s" * (order > 1)} of data in rho.

@@ -137,7 +137,7 @@ def res_3s(sde: SDE, times: np.ndarray, *, first: int | None = None) -> Table:
         rows += (
             _stiff_rows(form, here, there) if whole else single_step_rows(form, BY_STAGES[min(stages, 2)], here, there)
         )
-    return table_of("res_3s", form, times, rows, {} if first is None else {"first": first})
+    return table_of("res_3s", form, times, rows, {"first": first})
 
 
 def _stiff_rows(form: Form, here: Point, there: Point) -> list[Row]:

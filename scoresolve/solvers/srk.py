@@ -92,7 +92,7 @@ def _table(name: str, tableau: Tableau, sde: SDE, times: np.ndarray, eta: float,
             rows.append(Row(here.t, there.t, (gain, of_data), noise_weights(noise)))
         else:
             rows += _step(SRA1 if first == 2 and i == first_free(points) else tableau, sde, here, there, eta)
-    options = {"eta": eta, **({} if first is None else {"first": first})}
+    options = {"eta": eta, "first": first}
     return Table.of(rows, times, sde, name, options=options, exact_on="data")
 
 
