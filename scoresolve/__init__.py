@@ -13,9 +13,10 @@ from .correctors import AnnealedLangevin, Corrector, Langevin
 from .custom import DiscreteVPSDE, GaussianPath
 from .defaults import default_solver
 from .dynamics import ProbabilityFlow, ReverseSDE
-from .errors import BudgetError, NetworkOutputError, NonFiniteError, ScoreSolveError
+from .errors import BudgetError, NetworkOutputError, NonFiniteError, ScoreSolveError, StepUnderflowError
 from .model import ScoreModel
 from .noise import NoiseSource, SampleStreams
+from .outcome import Failure, Outcome, Status
 from .processes import EDM, VESDE, VPSDE, CosineVPSDE, RectifiedFlow, SubVPSDE
 from .registry import SolverInfo, build_table, get_solver, solver, solvers
 from .row import Row
@@ -28,8 +29,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "BudgetError", "Corrector", "CosineVPSDE",
-    "DiscreteVPSDE", "GaussianPath", "Langevin", "NetworkOutputError", "NoiseSource", "NonFiniteError",
-    "ProbabilityFlow", "RectifiedFlow", "ReverseSDE", "Row", "SampleStreams", "ScoreModel", "ScoreSolveError",
-    "Solution", "SolverInfo", "Step", "SubVPSDE", "Table", "build_table", "default_solver", "encode", "exact",
-    "get_solver", "grids", "quadrature", "registry", "sample", "solver", "solvers",
+    "DiscreteVPSDE", "Failure", "GaussianPath", "Langevin", "NetworkOutputError", "NoiseSource",
+    "NonFiniteError", "Outcome", "ProbabilityFlow", "RectifiedFlow", "ReverseSDE", "Row", "SampleStreams",
+    "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError",
+    "SubVPSDE", "Table", "build_table", "default_solver", "encode", "exact", "get_solver", "grids",
+    "quadrature", "registry", "sample", "solver", "solvers",
 ]  # fmt: skip

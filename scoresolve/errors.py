@@ -19,6 +19,10 @@ class NonFiniteError(ScoreSolveError, ValueError):
     """The network or the state became NaN or infinite; the message names the step, the time and the samples."""
 
 
+class StepUnderflowError(ScoreSolveError, ValueError):
+    """An adaptive solver's step became too small to advance its clock; the message names the samples and the time."""
+
+
 class BudgetError(ScoreSolveError, ValueError):
     """A solver would need more network calls than it was given."""
 

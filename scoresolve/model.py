@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import require, unknown
-from .guidance import join_conditioning
+from .guidance import has_rows, join_conditioning
 from .predictions import Prediction, Values, conversion
 from .sde import SDE, over_batch
 from .watch import Watch, version_of
@@ -139,6 +139,24 @@ class ScoreModel:
         view.t_eps = max(sde.t_eps, sde.time(native.lam(native.t_eps)))
         ends_clean = native.sigma(native.t_min) == 0 or sde.sigma(sde.t_min) > native.sigma(native.t_min)
         view.t_min = sde.t_min if ends_clean else max(sde.t_min, sde.time(native.lam(native.t_min)))
+        return view
+
+    def take(self, rows: Tensor, batch: int) -> ScoreModel:
+        """The network for some samples of a batch: conditioning with a row for each sample keeps these rows only.
+
+        Args: rows (n,) int64, which samples; batch, the size of the batch that the conditioning was given for.
+        """
+
+        def chosen(values: dict[str, Any]) -> dict[str, Any]:
+            return {
+                name: value[rows.to(value.device)] if has_rows(value, batch) else value
+                for name, value in values.items()
+            }
+
+        view = copy.copy(self)  # the plan of times stays good
+        view.conditioning = chosen(self.conditioning)
+        if self._guidance is not None:
+            view._guidance = (self._guidance[0], chosen(self._guidance[1]))
         return view
 
     def session(self, watch: Watch) -> ScoreModel:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from tqdm.auto import tqdm
 
 from .correctors import CorrectorLike, PredictorCorrector
 from .defaults import default_solver
-from .errors import require, whole_number
+from .errors import require, unknown, whole_number
 from .grids import GridLike
 from .model import ScoreModel
 from .noise import NoiseSource, SampleStreams
+from .outcome import Outcome
+from .per_sample import PerSampleRunner
 from .planning import Request, check_table, plan
 from .presets import resolve
 from .registry import Runner, SolverInfo, get_solver
@@ -24,6 +27,8 @@ from .solution import Callback, Solution, Step
 from .starting import check_ends, check_model, check_state, start_state
 from .table import Table
 from .watch import Watch, require_finite
+
+OnError = Literal["raise", "mask"]
 
 
 def sample(
@@ -49,6 +54,7 @@ def sample(
     callback: Callback | None = None,
     progress: bool = False,
     grad: bool = False,
+    on_error: OnError = "raise",
     solver_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Solution:
@@ -78,13 +84,16 @@ def sample(
         callback: called with a :class:`Step` after each step; may return a changed state.
         progress: show a progress bar of network calls.
         grad: keep the graph, so that gradients flow to ``start`` and to the network's parameters.
+        on_error: "raise" if any sample fails, or "mask": the others are returned as they are, those that failed as
+            NaN; ``solution.ok`` and ``solution.failures`` tell them apart.
         options: the solver's own options, such as eta= or rtol=.
         solver_options: the same as a mapping, for an option of a name that is taken here (``start`` beside a state).
 
     Returns: a :class:`Solution`. Cost: ``solution.nfe`` network calls, counted.
 
     Raises: ValueError or TypeError, before the network is called, for a request that makes no sense;
-    NetworkOutputError, NonFiniteError or BudgetError (all ScoreSolveError) for what goes wrong on the way.
+    NetworkOutputError, NonFiniteError, StepUnderflowError or BudgetError (all ScoreSolveError) for what goes wrong on
+    the way.
 
     >>> import torch, scoresolve as ss
     >>> law = ss.exact.Gaussian(torch.tensor([1.0, -1.0]), 0.25 * torch.eye(2))
@@ -112,9 +121,11 @@ def sample(
         if closing and nfe == 1:
             raise ValueError("nfe must be at least 2 with denoise=True, which takes one network call; got nfe=1")
         runner, times = plan(request, steps, nfe if nfe is None else nfe - closing)
+        if nfe is not None and isinstance(runner, PerSampleRunner):
+            runner = runner.limited(nfe - closing)
     if start is None:
         x = x * model.sde.prior_std(float(times[0]))
-    view = _View(trajectory, callback, progress, grad, denoise and model.sde.sigma(float(times[-1])) > 0)
+    view = _View(trajectory, callback, progress, grad, on_error, denoise and model.sde.sigma(float(times[-1])) > 0)
     name = solver.solver if isinstance(solver, Table) else solver
     return _solve(model, x, runner, times, streams, nfe, view, {"solver": name, "seed": seed})
 
@@ -133,13 +144,14 @@ def encode(
     callback: Callback | None = None,
     progress: bool = False,
     grad: bool = False,
+    on_error: OnError = "raise",
     **options: Any,
 ) -> Solution:
     """Take data to its latent along the probability flow; ``sample(start=latent)`` with the same grid brings it back.
 
     Args:
-        model, solver, nfe, steps, grid, t_max, trajectory, callback, progress, grad, options: as in :func:`sample`,
-            the solver deterministic; a grid is given decreasing, as for sampling, and walked upwards.
+        model, solver, nfe, steps, grid, t_max, trajectory, callback, progress, grad, on_error, options: as in
+            :func:`sample`, the solver deterministic; a grid is given decreasing, as for sampling, and walked upwards.
         x0: the data, shape (batch, ...), float32 or float64: the state at t_min.
         t_min: where to start; default the process' ``t_min``, or ``t_eps`` where that is noise zero.
 
@@ -160,7 +172,9 @@ def encode(
     request = Request(model, *_asked(solver, grid, last, first, options), floor=t_min or 0.0, upwards=True)
     require(request.ends_noisy, f"noise where encoding starts, there is none at t = 0: use t_min={model.t_eps:g}")
     runner, times = plan(request, steps, nfe)
-    view = _View(trajectory, callback, progress, grad)
+    if nfe is not None and isinstance(runner, PerSampleRunner):
+        runner = runner.limited(nfe)
+    view = _View(trajectory, callback, progress, grad, on_error)
     return _solve(model, x, runner, times, SampleStreams(0, range(x.shape[0])), nfe, view, {"solver": solver})
 
 
@@ -191,7 +205,12 @@ class _View:
     callback: Callback | None
     progress: bool
     grad: bool
+    on_error: OnError = "raise"
     denoise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.on_error not in get_args(OnError):
+            raise ValueError(unknown("on_error", self.on_error, get_args(OnError)))
 
 
 def _solve(
@@ -207,8 +226,9 @@ def _solve(
     """Run, watching the network; gather the states on the way."""
     total = None if runner.nfe is None else runner.nfe + view.denoise
     bar = tqdm(total=total, desc=stats["solver"], unit="call", disable=not view.progress)
-    limit = nfe if runner.nfe is None else None  # a table cannot exceed its own length
-    watch = Watch(strict=True, limit=limit, on_call=bar.update)
+    alone = isinstance(runner, PerSampleRunner)  # looks after budget and failures of each sample itself
+    limit = None if alone or runner.nfe is not None else nfe  # a table cannot exceed its own length
+    watch = Watch(on_nonfinite="ignore" if alone else view.on_error, limit=limit, on_call=bar.update)
     session = model.session(watch)
     states = [x]
 
@@ -225,8 +245,11 @@ def _solve(
         final, own = runner.run(session, x, noise, observed)
         if view.denoise:
             final = session.data(final, float(times[-1]))
-        watch.close()
-        require_finite(final.detach(), "after the last step the state holds")
+        outcome = own.pop("outcome", None) or _ended(watch, final, float(times[-1]), view)
+        if view.on_error == "raise":
+            outcome.require_ok()
+        elif outcome.failures:
+            final = torch.where(outcome.ok.to(final.device).reshape(-1, *[1] * (final.ndim - 1)), final, math.nan)
     table = runner.table if isinstance(runner, PredictorCorrector) else runner
     return Solution(
         samples=final,
@@ -234,8 +257,19 @@ def _solve(
         times=table.times if isinstance(table, Table) else times,
         trajectory=torch.stack(states) if view.trajectory else None,
         table=table if isinstance(table, Table) else None,
+        outcome=outcome,
         stats={**stats, "network_rows": watch.rows, **own},
     )
+
+
+def _ended(watch: Watch, final: Tensor, end: float, view: _View) -> Outcome:
+    """The outcome of samples that went together. Raises NonFiniteError if they are not to be masked."""
+    if view.on_error == "raise":
+        watch.close()
+        require_finite(final.detach(), "after the last step the state holds")
+    failed_at = watch.failed_at(len(final))
+    overflown = ~torch.isfinite(final.detach().reshape(len(final), -1)).all(dim=1).cpu() & torch.isnan(failed_at)
+    return Outcome.of_calls(len(final), watch.calls, end, torch.where(overflown, end, failed_at))
 
 
 def _replacement(changed: Tensor, state: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor
 
+from .outcome import CODES, Failure, Outcome, Status
 from .table import Table
 
 
@@ -35,6 +36,7 @@ class Solution:
         times: where the state stood, float64, first to last: the grid, and the levels that a solver goes back up to.
         trajectory: the states at ``times``, shape (len(times), batch, ...), or None if it was not asked for.
         table: the table that was run, or None for a solver that is not one.
+        outcome: how each sample ended: see ``ok``, ``status``, ``failures`` and ``nfe_per_sample``.
         stats: "seed", "network_rows" (samples seen by the network; guidance counts twice) and the solver's own.
     """
 
@@ -43,7 +45,34 @@ class Solution:
     times: np.ndarray
     trajectory: Tensor | None = None
     table: Table | None = None
+    outcome: Outcome | None = None
     stats: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> Tensor:
+        """Which samples arrived, bool (batch,) on the host; all do unless ``on_error="mask"`` was asked for."""
+        return self._ended.ok
+
+    @property
+    def status(self) -> tuple[Status, ...]:
+        """How each sample ended: "ok", "max_nfe", "nonfinite" or "step_underflow"."""
+        return tuple(CODES[code] for code in self._ended.codes.tolist())
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The samples that did not arrive, each with its status, the time where it stood and its network calls."""
+        return self._ended.failures
+
+    @property
+    def nfe_per_sample(self) -> Tensor:
+        """The network calls that each sample took part in, int64 (batch,) on the host."""
+        return self._ended.nfe
+
+    @property
+    def _ended(self) -> Outcome:
+        if self.outcome is None:
+            raise ValueError("this solution was made without the outcome of its samples")
+        return self.outcome
 
     def __repr__(self) -> str:
         shape = tuple(self.samples.shape)

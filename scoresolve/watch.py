@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,11 +13,12 @@ from .errors import BudgetError, NetworkOutputError, NonFiniteError
 
 
 class Watch:
-    """Counts network calls; when ``strict`` also checks that what comes back is finite.
+    """Counts network calls, and looks whether what comes back is finite.
 
-    On the CPU each answer is checked as it comes. On an accelerator that would wait for the device at every call,
-    so one sum a sample is kept there, unread, and :meth:`close` reads them all at the end (``deferred`` has it so on
-    the CPU, too).
+    What it does with an answer that is not: "raise" an error, "mask" the samples (:meth:`failed_at` then says which,
+    and when), or "ignore" it. To raise, each answer is checked as it comes on the CPU; on an accelerator that would
+    wait for the device at every call, so one sum a sample is kept there, unread, and :meth:`close` reads them all at
+    the end (``deferred`` has it so on the CPU, too).
 
     Attributes: calls (network calls, a batch counting once), rows (samples seen by the network, guidance twice),
     step (the solver's current step, for the messages), limit (the most calls allowed, or None).
@@ -26,15 +27,15 @@ class Watch:
     def __init__(
         self,
         *,
-        strict: bool = False,
+        on_nonfinite: Literal["raise", "mask", "ignore"] = "ignore",
         limit: int | None = None,
         on_call: Callable[[], object] | None = None,
         deferred: bool = False,
     ) -> None:
         self.calls = self.rows = self.step = 0
         self.parent: Watch | None = None
-        self._strict, self._limit, self._on_call, self._deferred = strict, limit, on_call, deferred
-        self._pending: list[tuple[Tensor, str]] = []
+        self._on_nonfinite, self._limit, self._on_call, self._deferred = on_nonfinite, limit, on_call, deferred
+        self._pending: list[tuple[Tensor, str, float | Tensor]] = []
 
     def count(self, rows: int, t: float | Tensor) -> None:
         """Note a call that is about to be made. Raises BudgetError if it would exceed the limit."""
@@ -59,10 +60,10 @@ class Watch:
 
     def check_finite(self, output: Tensor, t: float | Tensor) -> None:
         """Raise NonFiniteError if the answer holds a NaN or an infinity, now or, on an accelerator, at the end."""
-        if not self._strict:
+        if self._on_nonfinite == "ignore":
             return
-        if self._deferred or output.device.type != "cpu":
-            self._pending.append((output.detach().reshape(len(output), -1).sum(dim=1), self._where(t)))
+        if self._on_nonfinite == "mask" or self._deferred or output.device.type != "cpu":
+            self._pending.append((output.detach().reshape(len(output), -1).sum(dim=1), self._where(t), t))
         elif not math.isfinite(output.detach().sum().item()):  # one pass; a non-finite element shows in the sum
             require_finite(output, f"{self._where(t)}: the network returned")
 
@@ -72,9 +73,18 @@ class Watch:
     def close(self) -> None:
         """Read what was kept on the device. Raises NonFiniteError for the first call that went wrong."""
         pending, self._pending = self._pending, []
-        if pending and not bool(torch.isfinite(torch.stack([sums.sum() for sums, _ in pending])).all()):
-            for sums, where in pending:
+        if pending and not bool(torch.isfinite(torch.stack([sums.sum() for sums, _, _ in pending])).all()):
+            for sums, where, _ in pending:
                 require_finite(sums, f"{where}: the network returned")
+
+    def failed_at(self, batch: int) -> Tensor:
+        """The time of each sample's first answer that was not finite, NaN for the others; float64 (batch,), host."""
+        found = torch.full((batch,), math.nan, dtype=torch.float64)
+        for sums, _, t in self._pending:
+            bad = ~torch.isfinite(sums).cpu() & torch.isnan(found)
+            found = torch.where(bad, torch.as_tensor(t, dtype=torch.float64).cpu(), found)
+        self._pending = []
+        return found
 
 
 def _problem(output: Any, inputs: Tensor, version: int | None) -> str:

@@ -326,7 +326,7 @@ def test_on_a_device_the_check_is_deferred_and_names_the_first_bad_call(at: int)
         calls += 1
         return torch.where((torch.arange(4) == 2) & (calls >= at), torch.nan, -x)
 
-    watch = Watch(strict=True, deferred=True)
+    watch = Watch(on_nonfinite="raise", deferred=True)
     model = ss.ScoreModel(net, ss.VPSDE()).session(watch)
     table = ss.build_table("ddim", ss.VPSDE(), np.linspace(1.0, 0.01, 6))
     table.run(model, torch.zeros(4), ss.SampleStreams(0, range(4)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -309,3 +311,41 @@ def test_bad_encodings_are_refused(changes: dict[str, object], message: str) -> 
     with pytest.raises((ValueError, TypeError), match=message):
         ss.encode(model, **{"x0": X, "steps": 4, **changes})  # type: ignore[arg-type]
     assert model.nfe == 0
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "flow_abm_3", "euler_maruyama"])
+def test_one_exploding_sample_does_not_cost_the_others(solver: str) -> None:
+    """The network fails for one sample from some time on: the others are those of a run without it."""
+    exact = mixture_2d().model(ss.VPSDE())
+
+    def net(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        out = exact.data(x, t)
+        bad = (torch.arange(len(x)) == 5) & (t < 0.5) & torch.tensor(len(x) == 8)
+        return torch.where(bad[:, None], math.nan, out)
+
+    model = ss.ScoreModel(net, ss.VPSDE(), predicts="data")
+    settings = {"solver": solver, "nfe": 10, "seed": 3}
+    solution = ss.sample(model, (8, 2), on_error="mask", **settings)
+    healthy = ss.sample(exact, (8, 2), **settings)
+    others = [0, 1, 2, 3, 4, 6, 7]
+    assert torch.equal(solution.samples[others], healthy.samples[others])
+    assert torch.isnan(solution.samples[5]).all()
+    assert solution.ok.tolist() == [row != 5 for row in range(8)]
+    assert solution.status[5] == "nonfinite"
+    assert solution.status[0] == "ok"
+    (failure,) = solution.failures
+    assert failure.sample == 5
+    assert failure.time < 0.5
+    assert failure.time == max(t for t in solution.times if t < 0.5)
+    assert solution.nfe_per_sample.tolist() == [10] * 8
+    with pytest.raises(ss.NonFiniteError, match=r"1 of 8 samples \(5\)"):
+        ss.sample(model, (8, 2), **settings)
+    with pytest.raises(ValueError, match="did you mean 'mask'"):
+        ss.sample(model, (8, 2), on_error="masked", **settings)
+
+
+def test_a_state_that_overflows_is_masked_too() -> None:
+    """Finite answers, infinite state: the end is where it shows."""
+    model = ss.ScoreModel(lambda x, t: torch.where(torch.arange(3)[:, None] == 1, 3e38, 0.0).expand(3, 2), ss.VPSDE())
+    solution = ss.sample(model, (3, 2), solver="euler_maruyama", nfe=4, seed=0, on_error="mask")
+    assert solution.ok.tolist() == [True, False, True]

@@ -1,0 +1,92 @@
+r"""The probability flow in coordinates: ``z = x / size`` on a clock u, with the linear part gone.
+
+For each way of writing the network's output m there is a size and a clock with ``dz/du = rate(u) m(x, u)``:
+
+    clock       u                       size             m          rate
+    t           t                       1                velocity   1
+    rho         rho = sigma / alpha     alpha            noise      1
+    flow        w = sigma/(alpha+sigma) alpha + sigma    flow       1
+    log_flow    log w                   alpha + sigma    flow       w
+    log_rho     log rho = -lam          alpha + sigma    flow       w (1 - w)
+
+(flow is the velocity eps - D of the rectified flow at equal noise levels: with ``x / (alpha + sigma) = (1 - w) D + w
+eps`` along a straight path, ``d/dw`` is eps - D, and ``dw = w (1 - w) d log rho``.) All but t give the same z at the
+same noise level whatever the process: two processes of equal lam differ by the size alone.
+
+Every function works on float64 tensors, so that each sample may stand at a time of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from .errors import unknown
+from .predictions import Prediction
+from .sde import SDE
+
+Clock = Literal["t", "rho", "flow", "log_flow", "log_rho"]
+TimeFunction: TypeAlias = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """One way to write the flow; made by :func:`coordinates`.
+
+    Attributes:
+        predicts: what the output m is.
+        place: t -> u. time: u -> t.
+        size: t -> the scale of x.
+        rate: t -> the factor of m in dz/du.
+    """
+
+    clock: Clock
+    predicts: Prediction
+    place: TimeFunction
+    time: TimeFunction
+    size: TimeFunction
+    rate: TimeFunction
+
+
+def coordinates(sde: SDE, clock: Clock) -> Coordinates:
+    """The flow of a process on a clock. Raises: ValueError for a clock that is not known.
+
+    >>> import torch, scoresolve as ss
+    >>> from scoresolve.coordinates import coordinates
+    >>> flow = coordinates(ss.EDM(), "flow")
+    >>> flow.place(torch.tensor([1.0], dtype=torch.float64)).item(), flow.size(torch.tensor([3.0])).item()
+    (0.5, 4.0)
+    """
+
+    def share(t: Tensor) -> Tensor:
+        return sde.sigma(t) / (sde.alpha(t) + sde.sigma(t))
+
+    def total(t: Tensor) -> Tensor:
+        return sde.alpha(t) + sde.sigma(t)
+
+    def product(t: Tensor) -> Tensor:
+        return sde.alpha(t) * sde.sigma(t) / total(t) ** 2
+
+    def of_share(w: Tensor) -> Tensor:
+        return sde.time(torch.log1p(-w) - w.log())
+
+    match clock:
+        case "t":
+            return Coordinates(clock, "velocity", _same, _same, torch.ones_like, torch.ones_like)
+        case "rho":
+            return Coordinates(clock, "noise", sde.rho, lambda u: sde.time(-u.log()), sde.alpha, torch.ones_like)
+        case "flow":
+            return Coordinates(clock, "flow", share, of_share, total, torch.ones_like)
+        case "log_flow":
+            return Coordinates(clock, "flow", lambda t: share(t).log(), lambda u: of_share(u.exp()), total, share)
+        case "log_rho":
+            return Coordinates(clock, "flow", lambda t: -sde.lam(t), lambda u: sde.time(-u), total, product)
+    raise ValueError(unknown("clock", clock, get_args(Clock)))
+
+
+def _same(t: Tensor) -> Tensor:
+    return t
