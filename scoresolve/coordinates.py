@@ -8,10 +8,14 @@ For each way of writing the network's output m there is a size and a clock with 
     flow        w = sigma/(alpha+sigma) alpha + sigma    flow       1
     log_flow    log w                   alpha + sigma    flow       w
     log_rho     log rho = -lam          alpha + sigma    flow       w (1 - w)
+    data        lam                     sigma            data       e^lam
+    noise       lam                     alpha            noise      -e^{-lam}
 
 (flow is the velocity eps - D of the rectified flow at equal noise levels: with ``x / (alpha + sigma) = (1 - w) D + w
-eps`` along a straight path, ``d/dw`` is eps - D, and ``dw = w (1 - w) d log rho``.) All but t give the same z at the
-same noise level whatever the process: two processes of equal lam differ by the size alone.
+eps`` along a straight path, ``d/dw`` is eps - D, and ``dw = w (1 - w) d log rho``.) The last two are the data and noise
+forms of ``forms.py``, whose rate is integrated exactly by exponential methods. All but t give the same z at the same
+noise level whatever the process: two processes of equal lam differ by the size alone. log_flow is log rho near the
+data and straightens out towards pure noise, where log rho is infinite: it is the clock of choice for adaptive steps.
 
 Every function works on float64 tensors, so that each sample may stand at a time of its own.
 """
@@ -29,7 +33,7 @@ from .errors import unknown
 from .predictions import Prediction
 from .sde import SDE
 
-Clock = Literal["t", "rho", "flow", "log_flow", "log_rho"]
+Clock = Literal["t", "rho", "flow", "log_flow", "log_rho", "data", "noise"]
 TimeFunction: TypeAlias = Callable[[Tensor], Tensor]
 
 
@@ -42,6 +46,8 @@ class Coordinates:
         place: t -> u. time: u -> t.
         size: t -> the scale of x.
         rate: t -> the factor of m in dz/du.
+        unit: t -> ``size / (alpha + sigma)``: what 1 in z is in units of ``x / (alpha + sigma)``, in which tolerances
+            are given, because data and noise of unit variance keep it near one at all times.
     """
 
     clock: Clock
@@ -50,6 +56,7 @@ class Coordinates:
     time: TimeFunction
     size: TimeFunction
     rate: TimeFunction
+    unit: TimeFunction
 
 
 def coordinates(sde: SDE, clock: Clock) -> Coordinates:
@@ -62,29 +69,37 @@ def coordinates(sde: SDE, clock: Clock) -> Coordinates:
     (0.5, 4.0)
     """
 
-    def share(t: Tensor) -> Tensor:
-        return sde.sigma(t) / (sde.alpha(t) + sde.sigma(t))
-
     def total(t: Tensor) -> Tensor:
         return sde.alpha(t) + sde.sigma(t)
 
-    def product(t: Tensor) -> Tensor:
-        return sde.alpha(t) * sde.sigma(t) / total(t) ** 2
+    def share(t: Tensor) -> Tensor:
+        return sde.sigma(t) / total(t)
 
     def of_share(w: Tensor) -> Tensor:
         return sde.time(torch.log1p(-w) - w.log())
 
+    def made(
+        predicts: Prediction, place: TimeFunction, time: TimeFunction, size: TimeFunction, rate: TimeFunction
+    ) -> Coordinates:
+        unit = torch.ones_like if size is total else lambda t: size(t) / total(t)
+        return Coordinates(clock, predicts, place, time, size, rate, unit)
+
     match clock:
         case "t":
-            return Coordinates(clock, "velocity", _same, _same, torch.ones_like, torch.ones_like)
+            return made("velocity", _same, _same, torch.ones_like, torch.ones_like)
         case "rho":
-            return Coordinates(clock, "noise", sde.rho, lambda u: sde.time(-u.log()), sde.alpha, torch.ones_like)
+            return made("noise", sde.rho, lambda u: sde.time(-u.log()), sde.alpha, torch.ones_like)
         case "flow":
-            return Coordinates(clock, "flow", share, of_share, total, torch.ones_like)
+            return made("flow", share, of_share, total, torch.ones_like)
         case "log_flow":
-            return Coordinates(clock, "flow", lambda t: share(t).log(), lambda u: of_share(u.exp()), total, share)
+            return made("flow", lambda t: share(t).log(), lambda u: of_share(u.exp()), total, share)
         case "log_rho":
-            return Coordinates(clock, "flow", lambda t: -sde.lam(t), lambda u: sde.time(-u), total, product)
+            product = lambda t: share(t) * sde.alpha(t) / total(t)  # noqa: E731
+            return made("flow", lambda t: -sde.lam(t), lambda u: sde.time(-u), total, product)
+        case "data":
+            return made("data", sde.lam, sde.time, sde.sigma, lambda t: sde.lam(t).exp())
+        case "noise":
+            return made("noise", sde.lam, sde.time, sde.alpha, lambda t: -(-sde.lam(t)).exp())
     raise ValueError(unknown("clock", clock, get_args(Clock)))
 
 

@@ -258,6 +258,7 @@ def _solve(
         trajectory=torch.stack(states) if view.trajectory else None,
         table=table if isinstance(table, Table) else None,
         outcome=outcome,
+        dense=own.pop("dense", None),
         stats={**stats, "network_rows": watch.rows, **own},
     )
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor
 
+from .dense import DenseOutput
 from .outcome import CODES, Failure, Outcome, Status
 from .table import Table
 
@@ -37,6 +38,7 @@ class Solution:
         trajectory: the states at ``times``, shape (len(times), batch, ...), or None if it was not asked for.
         table: the table that was run, or None for a solver that is not one.
         outcome: how each sample ended: see ``ok``, ``status``, ``failures`` and ``nfe_per_sample``.
+        dense: the state at any time of an adaptive run, if ``dense=True`` was asked for: see ``at``.
         stats: "seed", "network_rows" (samples seen by the network; guidance counts twice) and the solver's own.
     """
 
@@ -46,6 +48,7 @@ class Solution:
     trajectory: Tensor | None = None
     table: Table | None = None
     outcome: Outcome | None = None
+    dense: DenseOutput | None = None
     stats: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -67,6 +70,24 @@ class Solution:
     def nfe_per_sample(self) -> Tensor:
         """The network calls that each sample took part in, int64 (batch,) on the host."""
         return self._ended.nfe
+
+    def at(self, t: float | Tensor) -> Tensor:
+        """The state at time t of an adaptive run, between its steps as well: shape (batch, ...).
+
+        Args: t a number or one for each sample, shape (batch,), between the first and the last time. A sample that
+        failed is NaN beyond the time it reached. Cost: no network call; accurate to the order of the steps.
+        Raises: ValueError unless the run was asked for ``dense=True``, or for times outside it.
+
+        >>> import torch, scoresolve as ss
+        >>> law, sde = ss.exact.Gaussian(torch.zeros(2), 0.25), ss.VPSDE()
+        >>> start = torch.ones(1, 2, dtype=torch.float64)
+        >>> solution = ss.sample(law.model(sde), start=start, solver="adaptive_abm", rtol=1e-7, atol=1e-7, dense=True)
+        >>> bool((solution.at(0.3) - law.flow(sde, start, 1.0, 0.3)).abs().max() < 1e-5)
+        True
+        """
+        if self.dense is None:
+            raise ValueError("this solution was not kept between its steps: use an adaptive_* solver and dense=True")
+        return self.dense(t)
 
     @property
     def _ended(self) -> Outcome:
