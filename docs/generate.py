@@ -36,7 +36,9 @@ FAMILIES = {
     "restart": "churn and Restart",
     "srk": "stochastic Runge-Kutta of strong order 1.5",
     "langevin": "Langevin dynamics",
-    "adaptive": "adaptive, through torchdiffeq and scipy",
+    "adaptive_flow": "adaptive probability flow, a step for each sample",
+    "adaptive_sde": "adaptive SDE on a Brownian path that is kept",
+    "adaptive": "adaptive, one step for the batch, through torchdiffeq and scipy",
 }
 """What the modules of ``scoresolve.solvers`` hold."""
 ADAMS = ("deis", "lms", "ipndm", "velocity", "flow")
@@ -100,7 +102,9 @@ def family_table() -> str:
         if module == "families":  # one builder makes the multistep methods of two modules
             module = "adams" if info.name.startswith(ADAMS) else "exponential"
         members[module].append(f"`{info.name}`")
-    return markdown(["family", "solvers"], [[FAMILIES[name], " ".join(found)] for name, found in members.items()])
+    return markdown(
+        ["family", "solvers"], [[FAMILIES[name], " ".join(found)] for name, found in members.items() if found]
+    )
 
 
 def preset_tables() -> str:

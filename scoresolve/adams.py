@@ -40,7 +40,8 @@ def integrated_differences(s: Tensor) -> Tensor:
     Args: s (n, k) nodes, float64, all different within a row; k at most 10. Returns (n, k, k), lower triangular.
 
     >>> import torch
-    >>> integrated_differences(torch.tensor([[1.0, 0.0]]).double())[0].sum(0).tolist()  # the trapezoid rule
+    >>> weights = integrated_differences(torch.tensor([[1.0, 0.0]]).double())[0].sum(0)
+    >>> [round(weight, 12) for weight in weights.tolist()]  # the trapezoid rule
     [0.5, 0.5]
     """
     k = s.shape[1]
