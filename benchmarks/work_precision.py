@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,6 +35,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -146,7 +148,7 @@ def table(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Error against work above, error over tolerance against tolerance below; a column for each problem."""
+    """RMSE against work above, median error over tolerance against tolerance below; a column for each problem."""
     problems = list(dict.fromkeys(row.problem for row in rows))
     solvers = list(dict.fromkeys(row.solver for row in rows))
     figure, axes = plt.subplots(2, len(problems), figsize=(4 * len(problems), 7.6), squeeze=False, layout="constrained")
@@ -157,12 +159,14 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             own = [row for row in rows if (row.problem, row.solver) == (problem, solver)]
             style = _style(solver, number)
             work.plot([row.work for row in own], [row.rmse for row in own], **style)
-            honesty.plot([row.tolerance for row in own], [row.rmse / row.tolerance for row in own], **style)
+            honesty.plot([row.tolerance for row in own], [row.median / row.tolerance for row in own], **style)
         _finish(work, honesty, problem, first=column == 0)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
-    figure.savefig(path, dpi=100)
+    buffer = BytesIO()
+    figure.savefig(buffer, dpi=100)
     plt.close(figure)
+    Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 
 def _style(solver: str, number: int) -> dict[str, object]:
@@ -179,11 +183,11 @@ def _style(solver: str, number: int) -> dict[str, object]:
 
 def _finish(work: Axes, honesty: Axes, problem: str, first: bool) -> None:
     work.set(xscale="log", yscale="log", title=problem, xlabel="network calls a sample took part in")
-    honesty.set(xscale="log", yscale="log", xlabel="tolerance (rtol = atol)", ylim=(1e-3, 1e4))
+    honesty.set(xscale="log", yscale="log", xlabel="tolerance (rtol = atol)", ylim=(1e-2, 1e2))
     honesty.invert_xaxis()
     if first:
         work.set_ylabel("RMSE of the end points")
-        honesty.set_ylabel("RMSE / tolerance")
+        honesty.set_ylabel("median error / tolerance")
     for axis in (work, honesty):
         axis.grid(alpha=0.25)
     work.set_xlim(8, 1000)

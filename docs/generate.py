@@ -120,6 +120,14 @@ def preset_tables() -> str:
     return f"\n{markdown(['name', 'solver', 'grid', 'options'], names)}\n\n{markdown(['word', 'grid'], words)}\n"
 
 
+def work_table() -> str:
+    """Calls at equal error of the adaptive solvers; ours over the better of dopri5 and RK45 in the last column."""
+    with (ROOT / "docs" / "assets" / "work_at_equal_error.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    titles = [title.replace("rk45", "dopri5").replace("scipy_dopri5", "RK45") for title in rows[0]]
+    return markdown(titles, [list(row.values()) for row in rows])
+
+
 def result_tables() -> str:
     """The errors of the best fixed-grid solvers at some budgets, for each problem and kind; the best of all in bold."""
     with RESULTS.open(newline="") as file:
@@ -167,6 +175,7 @@ PAGES: list[tuple[str, str, Callable[[], str]]] = [
     ("docs/solvers.md", "solvers", solver_table),
     ("docs/solvers.md", "names", preset_tables),
     ("docs/benchmarks.md", "results", result_tables),
+    ("docs/adaptive.md", "work", work_table),
 ]
 
 
