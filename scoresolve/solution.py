@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor
 
+from .augmented import Density
 from .outcome import CODES, Failure, Outcome, Status
 from .table import Table
 
@@ -37,6 +38,7 @@ class Solution:
         trajectory: the states at ``times``, shape (len(times), batch, ...), or None if it was not asked for.
         table: the table that was run, or None for a solver that is not one.
         outcome: how each sample ended: see ``ok``, ``status``, ``failures`` and ``nfe_per_sample``.
+        density: log p along the run, if ``log_prob=`` was given: see ``log_prob``, ``log_det`` and ``standard_error``.
         stats: "seed", "network_rows" (samples seen by the network; guidance counts twice) and the solver's own.
     """
 
@@ -46,6 +48,7 @@ class Solution:
     trajectory: Tensor | None = None
     table: Table | None = None
     outcome: Outcome | None = None
+    density: Density | None = None
     stats: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -67,6 +70,27 @@ class Solution:
     def nfe_per_sample(self) -> Tensor:
         """The network calls that each sample took part in, int64 (batch,) on the host."""
         return self._ended.nfe
+
+    @property
+    def log_prob(self) -> Tensor:
+        """log p in nats of each sample, or of the data that was encoded, float64 (batch,), if it was asked for."""
+        return self._density.log_prob
+
+    @property
+    def log_det(self) -> Tensor:
+        """``log |det d(last state) / d(first state)|`` of each sample, float64 (batch,); if log p was asked for."""
+        return self._density.log_det
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Of ``log_prob`` and ``log_det`` over the probes, float64 (batch,): zero if exact, NaN for a single probe."""
+        return self._density.standard_error
+
+    @property
+    def _density(self) -> Density:
+        if self.density is None:
+            raise ValueError('this run had no log p: ask for it with log_prob="exact" or log_prob="hutchinson"')
+        return self.density
 
     @property
     def _ended(self) -> Outcome:

@@ -1,0 +1,219 @@
+r"""The change of log-density along the flow, by any deterministic solver: one more column of its state.
+
+In coordinates ``z = x / size(t)`` the probability flow is ``dz/du = rate(u) m(x, t)`` (``coordinates.py``; size and
+clock belong to the prediction m). With l the logarithm of ``|det dz/dz_0|``, Liouville's formula gives
+
+    dl/du = tr d(rate m)/dz = rate size tr(dm/dx).
+
+So ``(z, l)`` obeys an equation of the same form, with the output ``M = (m, size tr dm/dx)``; and what a solver does to
+x = size z it does to ``(x, L)`` with ``L = size l``. No solver needs to be changed: rows of weights and adaptive steps
+run on the matrix (x, L) of shape (batch, d + columns), and l is had to the same order as z. The sizes:
+
+    velocity 1      noise alpha      data sigma      flow alpha + sigma
+
+(data: ``d(x/sigma) = D d(alpha/sigma)``.) Undoing the scale, from time t to time s,
+
+    log |det dx_s/dx_t| = L_s / size_s + d log(size_s / size_t),      log p_t(x_t) = log p_s(x_s) + log |det dx_s/dx_t|.
+
+With a Gaussian control (``divergence.py``) L integrates the difference of the traces of the network and of the
+Gaussian. The linear part of the flow is common to both and cancels, and the last term becomes the log-determinant of
+the Gaussian's own flow.
+
+A table qualifies if it is a rule for this form, all rows with one prediction. That is checked: with m = 0 its rows must
+take x from size_t to size_s, which the rules of every form do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .divergence import Divergence, Estimator
+from .errors import require
+from .model import ScoreModel
+from .noise import NoiseSource
+from .predictions import Prediction
+from .registry import Runner
+from .sde import SDE, Time, over_batch
+from .table import AfterStep, Stats, Table
+
+
+def size_of(sde: SDE, prediction: Prediction, t: Time) -> Time:
+    """The scale of x for a prediction. Raises: ValueError for one that solvers do not work with (score, v)."""
+    match prediction:
+        case "velocity":
+            return cast(Time, sde.alpha(t) ** 0)
+        case "noise":
+            return sde.alpha(t)
+        case "data":
+            return sde.sigma(t)
+        case "flow":
+            return sde.alpha(t) + sde.sigma(t)
+    raise ValueError(f"log p needs a solver for the velocity, noise, data or flow prediction, got {prediction!r}")
+
+
+@dataclass
+class _Tally:
+    """What the calls of one run had in common."""
+
+    prediction: Prediction | None = None
+    backward_passes: int = 0
+
+
+class AugmentedModel(ScoreModel):
+    """A model of the state (x, L), a matrix (batch, d + extra): its predictions are (m, size tr dm/dx).
+
+    Args: model (a session's); shape of one sample; the estimator of the traces; extra, how many columns it has.
+    Every call of the network is followed by the estimator's backward passes; a graph is kept if gradients are enabled.
+    """
+
+    def __init__(self, model: ScoreModel, shape: torch.Size, estimator: Estimator, extra: int) -> None:
+        vars(self).update(vars(model))
+        self.shape, self.estimator, self.extra = shape, estimator, extra
+        self.tally = _Tally()
+        self._watch.differentiates = True
+
+    def take(self, rows: Tensor, batch: int) -> Self:
+        """The model for some samples of a batch; see :meth:`ScoreModel.take`."""
+        view = cast(Self, super().take(rows, batch))
+        view.estimator = self.estimator.take(rows)
+        return view
+
+    def evaluate(self, y: Tensor, t: float | Tensor, target: Prediction) -> Tensor:
+        """One network call at (y, t), y a matrix (batch, d + extra); returns one of that shape."""
+        require(self.tally.prediction in (None, target), f"one prediction throughout, got {target!r} as well")
+        graph, d = torch.is_grad_enabled(), y.shape[1] - self.extra
+        with torch.inference_mode(False), torch.enable_grad():
+            x = y[:, :d].reshape(len(y), *self.shape)
+            if not (graph and x.requires_grad):
+                x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+            output = super().evaluate(x, t, target)
+            traces = self.estimator.traces(output, x, create_graph=graph)
+        if not graph:
+            output, traces = output.detach(), traces.detach()
+        if self.estimator.control is not None:
+            times = torch.as_tensor(t, dtype=torch.float64, device=y.device).reshape(-1)
+            traces = traces - self.estimator.control.traces(self.sde, times, target).to(traces)
+        self._watch.check_finite(traces, t, "the derivative of the network by x is")
+        self.tally.prediction = target
+        self.tally.backward_passes += self.estimator.passes(d)
+        return torch.cat([output.flatten(1), traces * over_batch(size_of(self.sde, target, t), traces)], dim=1)
+
+
+@dataclass(frozen=True)
+class Density:
+    """log p along a run, float64 (batch,). Attributes: log_prob, log_det, standard_error; see ``Solution``."""
+
+    log_prob: Tensor
+    log_det: Tensor
+    standard_error: Tensor
+
+    def where(self, ok: Tensor) -> Density:
+        """NaN for the samples that are not ok."""
+        values = (self.log_prob, self.log_det, self.standard_error)
+        return Density(*(torch.where(ok.to(value.device), value, torch.nan) for value in values))
+
+
+@dataclass(frozen=True)
+class AugmentedRunner:
+    """A deterministic solver that integrates log p as well; its statistic "density" is a :class:`Density`.
+
+    Args: inner, the solver; divergence; sde and times of the run, which must end where there is noise.
+    Raises: ValueError for a solver that draws noise or is no rule for one of the forms, or an end without noise.
+    """
+
+    inner: Runner
+    divergence: Divergence
+    sde: SDE = field(repr=False)
+    times: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.inner.stochastic:
+            raise ValueError("log p is that of the probability flow: take a solver of kind 'ode', without corrector=")
+        low = float(min(self.times[0], self.times[-1]))
+        if self.sde.sigma(low) == 0:
+            raise ValueError(
+                f"log p needs noise at both ends, there is none at t = {low:g} of {self.sde!r}: "
+                f"stop before it, with t_min={self.sde.t_eps:g} or a grid that ends there"
+            )
+        if isinstance(self.inner, Table):
+            check_form(self.inner, self.sde)
+
+    @property
+    def nfe(self) -> int | None:
+        """Network calls of a run."""
+        return self.inner.nfe
+
+    @property
+    def stochastic(self) -> bool:
+        """It is not."""
+        return False
+
+    def run(
+        self, model: ScoreModel, x: Tensor, noise: NoiseSource, after_step: AfterStep | None = None
+    ) -> tuple[Tensor, Stats]:
+        """Take (x, 0) from the first time to the last; ``after_step`` sees x alone and cannot change it."""
+        d, columns = x[0].numel(), self.divergence.columns
+        augmented = AugmentedModel(model, x.shape[1:], self.divergence.on(x, noise), columns)
+
+        def seen(step: int, t: float, y: Tensor) -> Tensor:
+            assert after_step is not None
+            state = y[:, :d].reshape(x.shape)
+            if after_step(step, t, state) is not state:
+                raise ValueError("a callback cannot change the state of a run with log_prob=: return None")
+            return y
+
+        start = torch.cat([x.flatten(1), x.new_zeros(len(x), columns)], dim=1)
+        y, stats = self.inner.run(augmented, start, noise, None if after_step is None else seen)
+        state = y[:, :d].reshape(x.shape).contiguous()
+        density = self._density(y[:, d:].double(), x, state, augmented)
+        return state, {**stats, "density": density, "backward_passes": augmented.tally.backward_passes}
+
+    def _density(self, change: Tensor, x: Tensor, end: Tensor, model: AugmentedModel) -> Density:
+        """From the columns L and the two ends of the run."""
+        t, s, prediction = float(self.times[0]), float(self.times[-1]), model.tally.prediction
+        assert prediction is not None
+        size, control = size_of(self.sde, prediction, s), model.estimator.control
+        if control is None:
+            known = x[0].numel() * float(np.log(size / size_of(self.sde, prediction, t)))
+        else:
+            known = control.log_det(self.sde, t, s)
+        log_det = change.mean(dim=1) / size + known
+        if model.estimator.probes is None:
+            error = torch.zeros_like(log_det.detach())
+        elif self.divergence.probes == 1:
+            error = torch.full_like(log_det.detach(), torch.nan)
+        else:
+            error = change.detach().std(dim=1) / (size * self.divergence.probes**0.5)
+        if s > t:
+            return Density(self.sde.prior_log_prob(end.double(), s) + log_det, log_det, error)
+        return Density(self.sde.prior_log_prob(x.double(), t) - log_det, log_det, error)
+
+
+def check_form(table: Table, sde: SDE) -> None:
+    """Raise ValueError unless the table is a rule for one of the forms, in one prediction throughout."""
+    asked = sorted({row.asks or table.predicts for row in table.rows})
+    name = table.solver or "the table"
+    if len(asked) > 1:
+        raise ValueError(
+            f"log p cannot be had by {name!r} here: its rows ask for {' and '.join(asked)}, which scale log p "
+            "differently; keep away from the end without signal with t_max=, or take solver='flow_abm_4'"
+        )
+    times = np.array([table.start, *(time for row in table.rows for time in (row.t, row.s) if time is not None)])
+    sizes = dict(zip(times.tolist(), size_of(sde, asked[0], times).tolist(), strict=True))
+    base, off = table.start, min(sizes.values()) <= 0
+    for row, following in zip(table.rows, [*table.rows[1:], None], strict=True):
+        reached = base if row.s is None else row.s
+        off |= abs(row.commit[0] * sizes[base] - sizes[reached]) > 1e-9 * sizes[reached]
+        base = reached
+        if following is not None:
+            off |= abs(row.propose[0] * sizes[base] - sizes[following.t]) > 1e-9 * sizes[following.t]
+    if off:
+        raise ValueError(
+            f"log p cannot be had by {name!r} here: with m = 0 its rows do not take x along the size that belongs to "
+            f"the {asked[0]} prediction, from {sizes[table.start]:g} to {sizes[base]:g}; take solver='flow_abm_4'"
+        )
