@@ -15,16 +15,13 @@ run on the matrix (x, L) of shape (batch, d + columns), and l is had to the same
 
     log |det dx_s/dx_t| = L_s / size_s + d log(size_s / size_t),      log p_t(x_t) = log p_s(x_s) + log |det dx_s/dx_t|.
 
-With a Gaussian control (``divergence.py``) L integrates the difference of the traces of the network and of the
-Gaussian. The linear part of the flow is common to both and cancels, and the last term becomes the log-determinant of
-the Gaussian's own flow.
-
 A table qualifies if it is a rule for this form, all rows with one prediction. That is checked: with m = 0 its rows must
 take x from size_t to size_s, which the rules of every form do.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Self, cast
 
@@ -32,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .divergence import Divergence, Estimator
+from .divergence import Divergence, control_variate, traces
 from .errors import require
 from .model import ScoreModel
 from .noise import NoiseSource
@@ -44,16 +41,12 @@ from .table import AfterStep, Stats, Table
 
 def size_of(sde: SDE, prediction: Prediction, t: Time) -> Time:
     """The scale of x for a prediction. Raises: ValueError for one that solvers do not work with (score, v)."""
-    match prediction:
-        case "velocity":
-            return cast(Time, sde.alpha(t) ** 0)
-        case "noise":
-            return sde.alpha(t)
-        case "data":
-            return sde.sigma(t)
-        case "flow":
-            return sde.alpha(t) + sde.sigma(t)
-    raise ValueError(f"log p needs a solver for the velocity, noise, data or flow prediction, got {prediction!r}")
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    sizes = {"velocity": alpha**0, "noise": alpha, "data": sigma, "flow": alpha + sigma}
+    if prediction not in sizes:
+        raise ValueError(f"log p needs a solver that asks for {', '.join(sizes)}; this one asks for {prediction!r}")
+    size: Time = sizes[prediction]
+    return size
 
 
 @dataclass
@@ -67,20 +60,23 @@ class _Tally:
 class AugmentedModel(ScoreModel):
     """A model of the state (x, L), a matrix (batch, d + extra): its predictions are (m, size tr dm/dx).
 
-    Args: model (a session's); shape of one sample; the estimator of the traces; extra, how many columns it has.
-    Every call of the network is followed by the estimator's backward passes; a graph is kept if gradients are enabled.
+    Args: model (a session's); shape of one sample; probes (extra, batch, d), or None for the exact trace.
+    Every call of the network is followed by a backward pass for each probe, or for each of the d elements; a graph is
+    kept if gradients are enabled.
+
+    Attributes: extra, how many columns L has.
     """
 
-    def __init__(self, model: ScoreModel, shape: torch.Size, estimator: Estimator, extra: int) -> None:
+    def __init__(self, model: ScoreModel, shape: torch.Size, probes: Tensor | None) -> None:
         vars(self).update(vars(model))
-        self.shape, self.estimator, self.extra = shape, estimator, extra
+        self.shape, self.probes, self.extra = shape, probes, 1 if probes is None else len(probes)
         self.tally = _Tally()
         self._watch.differentiates = True
 
     def take(self, rows: Tensor, batch: int) -> Self:
         """The model for some samples of a batch; see :meth:`ScoreModel.take`."""
         view = cast(Self, super().take(rows, batch))
-        view.estimator = self.estimator.take(rows)
+        view.probes = None if self.probes is None else self.probes[:, rows]
         return view
 
     def evaluate(self, y: Tensor, t: float | Tensor, target: Prediction) -> Tensor:
@@ -92,16 +88,13 @@ class AugmentedModel(ScoreModel):
             if not (graph and x.requires_grad):
                 x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
             output = super().evaluate(x, t, target)
-            traces = self.estimator.traces(output, x, create_graph=graph)
+            columns = traces(output, x, self.probes, create_graph=graph)
         if not graph:
-            output, traces = output.detach(), traces.detach()
-        if self.estimator.control is not None:
-            times = torch.as_tensor(t, dtype=torch.float64, device=y.device).reshape(-1)
-            traces = traces - self.estimator.control.traces(self.sde, times, target).to(traces)
-        self._watch.check_finite(traces, t, "the derivative of the network by x is")
+            output, columns = output.detach(), columns.detach()
+        self._watch.check_finite(columns, t, "the derivative of the network by x is")
         self.tally.prediction = target
-        self.tally.backward_passes += self.estimator.passes(d)
-        return torch.cat([output.flatten(1), traces * over_batch(size_of(self.sde, target, t), traces)], dim=1)
+        self.tally.backward_passes += d if self.probes is None else self.extra
+        return torch.cat([output.flatten(1), columns * over_batch(size_of(self.sde, target, t), columns)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -158,7 +151,7 @@ class AugmentedRunner:
     ) -> tuple[Tensor, Stats]:
         """Take (x, 0) from the first time to the last; ``after_step`` sees x alone and cannot change it."""
         d, columns = x[0].numel(), self.divergence.columns
-        augmented = AugmentedModel(model, x.shape[1:], self.divergence.on(x, noise), columns)
+        augmented = AugmentedModel(model, x.shape[1:], self.divergence.draw(noise, x))
 
         def seen(step: int, t: float, y: Tensor) -> Tensor:
             assert after_step is not None
@@ -175,20 +168,19 @@ class AugmentedRunner:
 
     def _density(self, change: Tensor, x: Tensor, end: Tensor, model: AugmentedModel) -> Density:
         """From the columns L and the two ends of the run."""
-        t, s, prediction = float(self.times[0]), float(self.times[-1]), model.tally.prediction
+        t, s, prediction, count = float(self.times[0]), float(self.times[-1]), model.tally.prediction, change.shape[1]
         assert prediction is not None
-        size, control = size_of(self.sde, prediction, s), model.estimator.control
-        if control is None:
-            known = x[0].numel() * float(np.log(size / size_of(self.sde, prediction, t)))
-        else:
-            known = control.log_det(self.sde, t, s)
-        log_det = change.mean(dim=1) / size + known
-        if model.estimator.probes is None:
+        size = size_of(self.sde, prediction, s)
+        estimates = change / size + x[0].numel() * math.log(size / size_of(self.sde, prediction, t))
+        if self.divergence.control is not None and model.probes is not None:
+            estimates = estimates - control_variate(self.divergence.control, self.sde, model.probes, t, s)
+        log_det = estimates.mean(dim=1)
+        if model.probes is None:
             error = torch.zeros_like(log_det.detach())
-        elif self.divergence.probes == 1:
-            error = torch.full_like(log_det.detach(), torch.nan)
+        elif count == 1:
+            error = torch.full_like(log_det.detach(), math.nan)
         else:
-            error = change.detach().std(dim=1) / (size * self.divergence.probes**0.5)
+            error = estimates.detach().std(dim=1) / math.sqrt(count)
         if s > t:
             return Density(self.sde.prior_log_prob(end.double(), s) + log_det, log_det, error)
         return Density(self.sde.prior_log_prob(x.double(), t) - log_det, log_det, error)

@@ -8,21 +8,21 @@ a vector v into ``J^T v``, and so into the number ``v^T J v = v . (J^T v)``.
 
 (``E[eps eps^T] = I`` gives the second.) With ``S = (J + J^T)/2`` a probe of signs has the variance ``2 sum_{i != j}
 S_ij^2``: nothing from the diagonal, where a normal probe has ``2 sum_ij S_ij^2``. The probe stays the same along the
-path, so that the estimate of the integral is that of one smooth equation.
+path, so that the integral of the estimate is that of one smooth equation.
 
-**Control variate.** Let J_G be the Jacobian of the same prediction for Gaussian data N(mu, U diag(v) U^T). Then
+**Control variate.** For Gaussian data N(mu, U diag(v) U^T) the Jacobian of dx/dt is ``J_G = U diag(j) U^T`` with the
+same U at all times, and its flow from t to s multiplies each eigen-direction by the ratio of two standard deviations:
 
-    eps^T (J - J_G) eps + tr J_G
+    int_t^s j_i dt = g_i = 1/2 log(P_i(s) / P_i(t)),      P_i = alpha^2 v_i + sigma^2.
 
-has the same mean, and the variance ``2 sum_{i != j} (S - J_G)_ij^2``: what of the data is Gaussian makes no noise. J_G
-does not depend on x. A prediction is ``p data + q noise`` (``predictions.py``) and, with P = alpha^2 v + sigma^2,
+So the integral of ``eps^T J_G eps - tr J_G`` is known without integrating,
 
-    d data / dx = U diag(alpha v / P) U^T,   d noise / dx = (I - alpha d data/dx) / sigma = U diag(sigma / P) U^T
-    =>  J_G = U diag((p alpha v + q sigma) / P) U^T,
+    c(eps) = sum_i g_i ((U^T eps)_i^2 - 1),      E c(eps) = 0,
 
-so that eps^T J_G eps = sum_i j_i (U^T eps)_i^2, one product of matrices for a whole run. Its trace need not be
-integrated: the flow of the Gaussian multiplies each eigen-direction by the ratio of two standard deviations, so that
-``log |det dx_s/dx_t| = 1/2 sum_i log(P_i(s) / P_i(t))``.
+and an estimate of the network's log-determinant less c(eps) has the same mean, whatever the Gaussian. Its variance is
+``2 sum_{i != j} (S - G)_ij^2`` with S now integrated along the path and G = U diag(g) U^T: what of the data is Gaussian
+makes no noise. Nothing is left for Gaussian data; for data far from it (separate points) the variance may even grow.
+The standard error shows which.
 
 Source: Hutchinson 1990, doi:10.1080/03610919008812866; Grathwohl et al. 2019, arXiv:1810.01367 (one probe for the whole
 path); Song et al. 2021, arXiv:2011.13456, app. D.2.
@@ -39,7 +39,6 @@ from torch import Tensor
 
 from .errors import require, unknown, whole_number
 from .noise import PROBE, NoiseSource
-from .predictions import Prediction, parts
 from .sde import SDE
 
 if TYPE_CHECKING:
@@ -60,10 +59,10 @@ class Divergence:
     Args:
         method: "exact", d backward passes a network call, or "hutchinson", one for each probe.
         probes: how many probes of random signs, at least 1; two or more give a standard error.
-        control: the Gaussian nearest to the data (``ss.exact.Gaussian.fit``), as control variate; it leaves the
-            expected log p as it is, whatever the Gaussian.
+        control: a Gaussian near to the data (``ss.exact.Gaussian.fit``), as control variate of the probes: the expected
+            log p stays as it is, whatever the Gaussian.
 
-    Raises: ValueError for an unknown method, probes below 1, or several probes with the exact trace; TypeError for a
+    Raises: ValueError for an unknown method, probes below 1, probes or a control with the exact trace; TypeError for a
     control that is not a Gaussian.
 
     >>> import scoresolve as ss
@@ -80,8 +79,8 @@ class Divergence:
 
         if self.method not in get_args(Method):
             raise ValueError(unknown("divergence", self.method, get_args(Method)))
-        probes = whole_number("probes", self.probes)
-        require(probes == 1 or self.method == "hutchinson", f"divergence='hutchinson' with probes={probes}")
+        alone = whole_number("probes", self.probes) == 1 and self.control is None
+        require(alone or self.method == "hutchinson", "divergence='hutchinson' with probes= or control=, got 'exact'")
         if self.control is not None and not isinstance(self.control, Gaussian):
             got = type(self.control).__name__
             raise TypeError(f"control must be an ss.exact.Gaussian, such as ss.exact.Gaussian.fit(data); got {got}")
@@ -96,84 +95,40 @@ class Divergence:
         """How many estimates there are of a sample: the probes, or 1."""
         return self.probes if self.method == "hutchinson" else 1
 
-    def on(self, x: Tensor, noise: NoiseSource) -> Estimator:
-        """The estimator for a batch: probes drawn from ``noise``, stream PROBE, for the samples x (batch, ...)."""
-        probes = None
-        if self.method == "hutchinson":
-            draws = torch.stack([noise.draw(PROBE, number, x.detach()).flatten(1) for number in range(self.probes)])
-            probes = torch.where(draws < 0, -1.0, 1.0).to(x)  # never 0, which the sign of a normal could be
-        return Estimator(probes, None if self.control is None else GaussianControl.of(self.control, x, probes))
+    def draw(self, noise: NoiseSource, x: Tensor) -> Tensor | None:
+        """The probes for the samples x (batch, ...), signs of stream PROBE: (probes, batch, d); None if exact.
 
-
-@dataclass(frozen=True)
-class Estimator:
-    """The traces of a batch's Jacobians. Attributes: probes (probes, batch, d) or None for the exact trace; control."""
-
-    probes: Tensor | None
-    control: GaussianControl | None = None
-
-    def take(self, rows: Tensor) -> Estimator:
-        """For some samples of the batch."""
-        probes = None if self.probes is None else self.probes[:, rows]
-        return Estimator(probes, None if self.control is None else self.control.take(rows))
-
-    def passes(self, d: int) -> int:
-        """Backward passes for each network call."""
-        return d if self.probes is None else len(self.probes)
-
-    def traces(self, output: Tensor, x: Tensor, create_graph: bool) -> Tensor:
-        """Of d output / dx for output and x (batch, ...): shape (batch, columns), without the control variate."""
-        if self.probes is not None:
-            probes = self.probes
-            return quadratic_forms(output, x, lambda i, j: probes[i:j], len(probes), create_graph)
-        d = x[0].numel()
-
-        def units(first: int, last: int) -> Tensor:
-            eye = torch.zeros(last - first, 1, d, dtype=x.dtype, device=x.device)
-            eye.diagonal(offset=first, dim1=0, dim2=2).fill_(1.0)
-            return eye.expand(-1, len(x), -1)
-
-        return quadratic_forms(output, x, units, d, create_graph).sum(dim=1, keepdim=True)
-
-
-@dataclass(frozen=True)
-class GaussianControl:
-    """The same forms for Gaussian data. Attributes: variances (d,); squares ``(U^T eps)^2`` (probes, batch, d)."""
-
-    variances: Tensor
-    squares: Tensor | None
-
-    @classmethod
-    def of(cls, law: Gaussian, x: Tensor, probes: Tensor | None) -> GaussianControl:
-        """For the samples x. Raises: ValueError if the law is one of samples of another shape."""
-        require(law.shape == x.shape[1:], f"a control of samples of shape {tuple(x.shape[1:])}, got {tuple(law.shape)}")
-        basis = law.bases[0].to(x)
-        return cls(law.variances[0].to(x.device), None if probes is None else (probes @ basis).square())
-
-    def take(self, rows: Tensor) -> GaussianControl:
-        """For some samples of the batch."""
-        return self if self.squares is None else GaussianControl(self.variances, self.squares[:, rows])
-
-    def traces(self, sde: SDE, t: Tensor, target: Prediction) -> Tensor:
-        """``eps^T J_G eps`` of each probe, or tr J_G: (batch, columns) or, of one time, (1, 1) for the trace.
-
-        Args: t float64, one time for all, shape (1,), or one a sample, (batch,).
+        Raises: ValueError if the control is the law of samples of another shape.
         """
-        t = t[:, None]
-        alpha, sigma = sde.alpha(t), sde.sigma(t)
-        p, q = parts(target, sde, t)
-        eigenvalues = (p * alpha * self.variances + q * sigma) / self._totals(alpha, sigma)
-        if self.squares is None:
-            return eigenvalues.sum(dim=1, keepdim=True)
-        return torch.einsum("knd,nd->nk", self.squares, eigenvalues.to(self.squares).expand(self.squares.shape[1:]))
+        if self.method == "exact":
+            return None
+        if self.control is not None:
+            wanted, got = tuple(x.shape[1:]), tuple(self.control.shape)
+            require(wanted == got, f"a control of samples of shape {wanted}, got {got}")
+        normals = torch.stack([noise.draw(PROBE, number, x.detach()).flatten(1) for number in range(self.probes)])
+        return torch.where(normals < 0, -1.0, 1.0).to(x)  # never 0, which the sign of a normal could be
 
-    def log_det(self, sde: SDE, t: float, s: float) -> float:
-        """``log |det dx_s/dx_t|`` of the Gaussian's flow."""
-        end, start = (self._totals(sde.alpha(u), sde.sigma(u)) for u in (s, t))
-        return 0.5 * (end.log() - start.log()).sum().item()
 
-    def _totals(self, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
-        return alpha**2 * self.variances + sigma**2
+def control_variate(law: Gaussian, sde: SDE, probes: Tensor, t: float, s: float) -> Tensor:
+    """``c(eps)`` of each probe for the flow from t to s: float64 (batch, probes), of mean zero."""
+    law = law.to(probes.device)
+    end, start = (sde.alpha(u) ** 2 * law.variances[0] + sde.sigma(u) ** 2 for u in (s, t))
+    rates = 0.5 * (end / start).log()
+    return ((probes @ law.bases[0].to(probes)).double().square() @ rates - rates.sum()).T
+
+
+def traces(output: Tensor, x: Tensor, probes: Tensor | None, create_graph: bool = False) -> Tensor:
+    """tr d output / dx for output and x (batch, ...): an estimate a probe, (batch, probes), or exactly, (batch, 1)."""
+    if probes is not None:
+        return quadratic_forms(output, x, lambda first, last: probes[first:last], len(probes), create_graph)
+    d = x[0].numel()
+
+    def units(first: int, last: int) -> Tensor:
+        eye = torch.zeros(last - first, 1, d, dtype=x.dtype, device=x.device)
+        eye.diagonal(offset=first, dim1=0, dim2=2).fill_(1.0)
+        return eye.expand(-1, len(x), -1)
+
+    return quadratic_forms(output, x, units, d, create_graph).sum(dim=1, keepdim=True)
 
 
 def quadratic_forms(output: Tensor, x: Tensor, vectors: Vectors, count: int, create_graph: bool = False) -> Tensor:

@@ -43,8 +43,8 @@ def conversion(
     if source == target and native is own:
         return 0 * alpha, one, one
     with np.errstate(all="ignore"):
-        p, q = parts(source, native, tau)
-        wanted_p, wanted_q = parts(target, own, t)
+        p, q = _coordinates(source, native, tau)
+        wanted_p, wanted_q = _coordinates(target, own, t)
         det = alpha * q - sigma * p
         a = (wanted_p * q - wanted_q * p) / det
         b = (alpha * wanted_q - sigma * wanted_p) / det
@@ -59,7 +59,7 @@ def conversion(
         return a * scale, b, scale
 
 
-def parts(prediction: Prediction, sde: SDE, t: Values) -> tuple[Values | float, Values | float]:
+def _coordinates(prediction: Prediction, sde: SDE, t: Values) -> tuple[Values | float, Values | float]:
     """(p, q) of ``p data + q noise``; a score is treated as the noise it is a multiple of."""
     match prediction:
         case "data":
