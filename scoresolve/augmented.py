@@ -189,11 +189,11 @@ class AugmentedRunner:
 def check_form(table: Table, sde: SDE) -> None:
     """Raise ValueError unless the table is a rule for one of the forms, in one prediction throughout."""
     asked = sorted({row.asks or table.predicts for row in table.rows})
-    name = table.solver or "the table"
+    name, advice = table.solver or "the table", "keep away from an end without signal with t_max=, or take 'flow_abm_4'"
     if len(asked) > 1:
         raise ValueError(
             f"log p cannot be had by {name!r} here: its rows ask for {' and '.join(asked)}, which scale log p "
-            "differently; keep away from the end without signal with t_max=, or take solver='flow_abm_4'"
+            f"differently; {advice}"
         )
     times = np.array([table.start, *(time for row in table.rows for time in (row.t, row.s) if time is not None)])
     sizes = dict(zip(times.tolist(), size_of(sde, asked[0], times).tolist(), strict=True))
@@ -206,6 +206,6 @@ def check_form(table: Table, sde: SDE) -> None:
             off |= abs(row.propose[0] * sizes[base] - sizes[following.t]) > 1e-9 * sizes[following.t]
     if off:
         raise ValueError(
-            f"log p cannot be had by {name!r} here: with m = 0 its rows do not take x along the size that belongs to "
-            f"the {asked[0]} prediction, from {sizes[table.start]:g} to {sizes[base]:g}; take solver='flow_abm_4'"
+            f"log p cannot be had by {name!r} here: with m = 0 its rows must multiply x by the ratio of sizes of the "
+            f"{asked[0]} prediction, which go from {sizes[table.start]:g} to {sizes[base]:g}, and do not; {advice}"
         )

@@ -157,7 +157,10 @@ class GaussianMixture(Law):
     def _sample(self, n: int, generator: torch.Generator | None) -> Tensor:
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
-        return self.means[which] + torch.einsum("bij,bj->bi", self.bases[which], self.variances[which].sqrt() * z)
+        scaled = self.variances[which].sqrt() * z
+        for k, basis in enumerate(self.bases):  # not bases[which], which is a matrix for each sample
+            scaled[which == k] = scaled[which == k] @ basis.T
+        return self.means[which] + scaled
 
     def marginal(self, sde: SDE, t: float) -> Self:
         """The law of x_t: means alpha mu_k, covariances alpha^2 S_k + sigma^2 I."""

@@ -267,7 +267,8 @@ def _solve(
             outcome.require_ok()
         elif outcome.failures:
             final = torch.where(outcome.ok.to(final.device).reshape(-1, *[1] * (final.ndim - 1)), final, math.nan)
-    table = runner.table if isinstance(runner, PredictorCorrector) else runner
+            density = density and density.where(outcome.ok)
+    table = inner.table if isinstance(inner, PredictorCorrector) else inner
     return Solution(
         samples=final,
         nfe=watch.calls,
