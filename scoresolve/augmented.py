@@ -85,7 +85,7 @@ class AugmentedModel(ScoreModel):
         graph, d = torch.is_grad_enabled(), y.shape[1] - self.extra
         with torch.inference_mode(False), torch.enable_grad():
             x = y[:, :d].reshape(len(y), *self.shape)
-            if not (graph and x.requires_grad):
+            if not x.requires_grad:
                 x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
             output = super().evaluate(x, t, target)
             columns = traces(output, x, self.probes, create_graph=graph)

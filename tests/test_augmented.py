@@ -63,14 +63,13 @@ def test_adaptive_solvers_find_it_to_their_tolerance(name: str, solver: str) -> 
 
 
 def test_the_error_of_log_p_is_controlled_in_many_dimensions() -> None:
-    """One column beside 400: it has a norm of its own, or its error would be diluted by a factor of 20."""
+    """One column beside 400 has a norm of its own: without it this is off by 0.24 nats, with it by 0.002."""
     sde, d = ss.VPSDE(), 400
     law = ss.exact.Gaussian(torch.zeros(d), torch.logspace(-3, 0, d))
     x0 = law.marginal(sde, 1e-3).sample(1, generator=torch.Generator().manual_seed(2))
     probes = ss.Divergence("hutchinson")  # exact here: the Jacobian is diagonal
-    found = ss.encode(law.model(sde), x0, solver="rk45", rtol=1e-5, atol=1e-5, log_prob=probes)
-    exact = flow_log_det(law, sde, 1e-3, 1.0)
-    assert abs(found.log_det.item() - exact) < 1e-5 * abs(exact)
+    found = ss.encode(law.model(sde), x0, solver="rk45", rtol=1e-10, atol=0.1, log_prob=probes)
+    assert abs(found.log_det.item() - flow_log_det(law, sde, 1e-3, 1.0)) < 0.05
 
 
 def test_sizes_are_those_of_the_coordinates() -> None:
