@@ -94,7 +94,9 @@ class AugmentedModel(ScoreModel):
         self._watch.check_finite(columns, t, "the derivative of the network by x is")
         self.tally.prediction = target
         self.tally.backward_passes += d if self.probes is None else self.extra
-        return torch.cat([output.flatten(1), columns * over_batch(size_of(self.sde, target, t), columns)], dim=1)
+        size = size_of(self.sde, target, t)
+        scaled = columns * (over_batch(size, columns) if isinstance(size, Tensor) else size)
+        return torch.cat([output.flatten(1), scaled], dim=1)
 
 
 @dataclass(frozen=True)
