@@ -32,17 +32,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from .errors import require, unknown, whole_number
+from .exact import Gaussian
 from .noise import PROBE, NoiseSource
 from .sde import SDE
-
-if TYPE_CHECKING:
-    from .exact import Gaussian
 
 Method = Literal["exact", "hutchinson"]
 Vectors: TypeAlias = Callable[[int, int], Tensor]
@@ -75,8 +73,6 @@ class Divergence:
     control: Gaussian | None = None
 
     def __post_init__(self) -> None:
-        from .exact import Gaussian
-
         if self.method not in get_args(Method):
             raise ValueError(unknown("divergence", self.method, get_args(Method)))
         alone = whole_number("probes", self.probes) == 1 and self.control is None
