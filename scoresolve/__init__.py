@@ -12,8 +12,11 @@ from . import solvers as _solvers  # noqa: F401 (registers them)
 from .correctors import AnnealedLangevin, Corrector, Langevin
 from .custom import DiscreteVPSDE, GaussianPath
 from .defaults import default_solver
+from .divergence import Divergence
 from .dynamics import ProbabilityFlow, ReverseSDE
 from .errors import BudgetError, NetworkOutputError, NonFiniteError, ScoreSolveError, StepUnderflowError
+from .latents import decode, interpolate
+from .likelihood import LogLikelihood, dequantise, log_likelihood
 from .model import ScoreModel
 from .noise import NoiseSource, SampleStreams
 from .outcome import Failure, Outcome, Status
@@ -29,9 +32,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "BudgetError", "Corrector", "CosineVPSDE",
-    "DiscreteVPSDE", "Failure", "GaussianPath", "Langevin", "NetworkOutputError", "NoiseSource",
-    "NonFiniteError", "Outcome", "ProbabilityFlow", "RectifiedFlow", "ReverseSDE", "Row", "SampleStreams",
-    "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError",
-    "SubVPSDE", "Table", "build_table", "default_solver", "encode", "exact", "get_solver", "grids",
-    "quadrature", "registry", "sample", "solver", "solvers",
+    "DiscreteVPSDE", "Divergence", "Failure", "GaussianPath", "Langevin", "LogLikelihood",
+    "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome", "ProbabilityFlow", "RectifiedFlow",
+    "ReverseSDE", "Row", "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo",
+    "Status", "Step", "StepUnderflowError", "SubVPSDE", "Table", "build_table", "decode", "default_solver",
+    "dequantise", "encode", "exact", "get_solver", "grids", "interpolate", "log_likelihood", "quadrature",
+    "registry", "sample", "solver", "solvers",
 ]  # fmt: skip

@@ -11,6 +11,12 @@ import math
 
 DEFAULTS: tuple[tuple[float, str], ...] = ((6, "velocity_ab3"), (16, "flow_abm_3"), (math.inf, "flow_abm_4"))
 """(largest number of network calls, solver)."""
+LATENT_SOLVER = "dpmpp_2m"
+"""Of ``encode`` and ``decode``."""
+LIKELIHOOD_SOLVER, LIKELIHOOD_NFE = "flow_abm_4", 50
+"""Of ``log_likelihood``, and its network calls where no amount of work is named."""
+LIKELIHOOD_ADAPTIVE = "rk45"
+"""Of ``log_likelihood`` with tolerances."""
 
 
 def default_solver(calls: int) -> str:

@@ -29,6 +29,7 @@ from .errors import require
 from .model import ScoreModel
 from .propagation import affine_map, push
 from .sde import SDE, over_batch
+from .shrinkage import shrunk_covariance
 
 Scale: TypeAlias = float | Tensor
 
@@ -156,7 +157,10 @@ class GaussianMixture(Law):
     def _sample(self, n: int, generator: torch.Generator | None) -> Tensor:
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
-        return self.means[which] + torch.einsum("bij,bj->bi", self.bases[which], self.variances[which].sqrt() * z)
+        scaled = self.variances[which].sqrt() * z
+        for k, basis in enumerate(self.bases):  # not bases[which], which is a matrix for each sample
+            scaled[which == k] = scaled[which == k] @ basis.T
+        return self.means[which] + scaled
 
     def marginal(self, sde: SDE, t: float) -> Self:
         """The law of x_t: means alpha mu_k, covariances alpha^2 S_k + sigma^2 I."""
@@ -181,6 +185,21 @@ class Gaussian(GaussianMixture):
 
     def __init__(self, mean: object, covariance: object) -> None:
         super().__init__([1.0], _float64(mean)[None], _float64(covariance)[None])
+
+    @classmethod
+    def fit(cls, data: Tensor, *, shrinkage: float | None = None) -> Self:
+        """The Gaussian of a data set's mean and covariance: (1 - shrinkage) S + shrinkage (tr S / d) I.
+
+        Args: data (n, ...), at least two samples; shrinkage in [0, 1], default that of Ledoit and Wolf, which fits
+        fewer samples than dimensions as well. Cost: the eigenvectors of a (d, d) matrix. Raises: ValueError.
+
+        >>> import torch, scoresolve as ss
+        >>> ss.exact.Gaussian.fit(torch.tensor([[1.0, 2.0], [3.0, 2.0]])).mean
+        tensor([2., 2.], dtype=torch.float64)
+        """
+        points = _float64(data)
+        require(points.ndim >= 2 and len(points) > 1, f"data of shape (n, ...), n >= 2, got {tuple(points.shape)}")
+        return cls(points.mean(dim=0), shrunk_covariance(points.flatten(1), shrinkage))
 
     def flow(self, sde: SDE, x: Tensor, t: float, s: float) -> Tensor:
         """The end at time s of the probability flow that is at x (batch, ...) at time t, in closed form."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -85,6 +86,11 @@ class Outcome:
             f"{len(failures)} of {batch} samples did not arrive ({shown}): {_ADVICE[status]}"
             + ("; on_error='mask' returns the others" if len(failures) < batch else "")
         )
+
+    @classmethod
+    def join(cls, parts: Sequence[Outcome]) -> Outcome:
+        """Of the samples of all parts, in their order."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("codes", "times", "nfe")))
 
     @classmethod
     def of_calls(cls, batch: int, calls: int, end: float, failed_at: Tensor) -> Outcome:

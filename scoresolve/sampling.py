@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .augmented import AugmentedRunner
 from .correctors import CorrectorLike, PredictorCorrector
-from .defaults import default_solver
+from .defaults import LATENT_SOLVER, default_solver
+from .divergence import Divergence, Method
 from .errors import require, unknown, whole_number
 from .grids import GridLike
 from .model import ScoreModel
@@ -24,7 +26,7 @@ from .planning import Request, check_table, plan
 from .presets import resolve
 from .registry import Runner, SolverInfo, get_solver
 from .solution import Callback, Solution, Step
-from .starting import check_ends, check_model, check_state, start_state
+from .starting import check_ends, check_model, check_state, noisy_end, start_state
 from .table import Table
 from .watch import Watch, require_finite
 
@@ -50,6 +52,7 @@ def sample(
     device: torch.device | str | None = None,
     generator: torch.Generator | None = None,
     noise: NoiseSource | None = None,
+    log_prob: Method | Divergence | None = None,
     trajectory: bool = False,
     callback: Callback | None = None,
     progress: bool = False,
@@ -80,6 +83,8 @@ def sample(
         device: default that of ``start``, or of the network's parameters.
         generator: draws the seed, if none is given.
         noise: a source of noise in place of the seeded streams.
+        log_prob: "exact", "hutchinson" or a :class:`Divergence`: log p of each sample in the same pass, with the start
+            under the prior N(0, prior_std^2); the solver must be of kind "ode", and there must be noise at the end.
         trajectory: keep the state at every time.
         callback: called with a :class:`Step` after each step; may return a changed state.
         progress: show a progress bar of network calls.
@@ -126,6 +131,9 @@ def sample(
     if start is None:
         x = x * model.sde.prior_std(float(times[0]))
     view = _View(trajectory, callback, progress, grad, on_error, denoise and model.sde.sigma(float(times[-1])) > 0)
+    if log_prob is not None:
+        require(not denoise, "log_prob= without denoise=True, whose last jump has no inverse")
+        runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
     name = solver.solver if isinstance(solver, Table) else solver
     return _solve(model, x, runner, times, streams, nfe, view, {"solver": name, "seed": seed})
 
@@ -134,12 +142,15 @@ def encode(
     model: ScoreModel,
     x0: Tensor,
     *,
-    solver: str = "dpmpp_2m",
+    solver: str = LATENT_SOLVER,
     nfe: int | None = None,
     steps: int | None = None,
     grid: GridLike | None = None,
     t_min: float | None = None,
     t_max: float | None = None,
+    log_prob: Method | Divergence | None = None,
+    seed: int = 0,
+    indices: Sequence[int] | None = None,
     trajectory: bool = False,
     callback: Callback | None = None,
     progress: bool = False,
@@ -147,13 +158,15 @@ def encode(
     on_error: OnError = "raise",
     **options: Any,
 ) -> Solution:
-    """Take data to its latent along the probability flow; ``sample(start=latent)`` with the same grid brings it back.
+    """Take data to its latent along the probability flow; ``decode`` with the same arguments brings it back.
 
     Args:
         model, solver, nfe, steps, grid, t_max, trajectory, callback, progress, grad, on_error, options: as in
             :func:`sample`, the solver deterministic; a grid is given decreasing, as for sampling, and walked upwards.
         x0: the data, shape (batch, ...), float32 or float64: the state at t_min.
         t_min: where to start; default the process' ``t_min``, or ``t_eps`` where that is noise zero.
+        log_prob: as in :func:`sample`: log p of x0; ``log_likelihood`` says what that means, and has more to offer.
+        seed, indices: of the probes of ``log_prob="hutchinson"``, as in :func:`sample`.
 
     Returns: a :class:`Solution` whose ``samples`` are the latents, at ``times[-1] = t_max``. Raises as ``sample``.
 
@@ -166,16 +179,18 @@ def encode(
     """
     check_model(model)
     x = check_state(x0, "x0")
-    default = model.t_min if model.sde.sigma(model.t_min) > 0 else model.t_eps
-    first, last = check_ends(model, default if t_min is None else t_min, t_max)
+    first, last = check_ends(model, noisy_end(model) if t_min is None else t_min, t_max)
     steps, nfe = _counts(steps, nfe)
     request = Request(model, *_asked(solver, grid, last, first, options), floor=t_min or 0.0, upwards=True)
     require(request.ends_noisy, f"noise where encoding starts, there is none at t = 0: use t_min={model.t_eps:g}")
     runner, times = plan(request, steps, nfe)
     if nfe is not None and isinstance(runner, PerSampleRunner):
         runner = runner.limited(nfe)
+    if log_prob is not None:
+        runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
     view = _View(trajectory, callback, progress, grad, on_error)
-    return _solve(model, x, runner, times, SampleStreams(0, range(x.shape[0])), nfe, view, {"solver": solver})
+    streams = SampleStreams(seed, range(len(x)) if indices is None else indices)
+    return _solve(model, x, runner, times, streams, nfe, view, {"solver": solver})
 
 
 def _asked(
@@ -226,7 +241,8 @@ def _solve(
     """Run, watching the network; gather the states on the way."""
     total = None if runner.nfe is None else runner.nfe + view.denoise
     bar = tqdm(total=total, desc=stats["solver"], unit="call", disable=not view.progress)
-    alone = isinstance(runner, PerSampleRunner)  # looks after budget and failures of each sample itself
+    inner = runner.inner if isinstance(runner, AugmentedRunner) else runner
+    alone = isinstance(inner, PerSampleRunner)  # looks after budget and failures of each sample itself
     limit = None if alone or runner.nfe is not None else nfe  # a table cannot exceed its own length
     watch = Watch(on_nonfinite="ignore" if alone else view.on_error, limit=limit, on_call=bar.update)
     session = model.session(watch)
@@ -246,11 +262,13 @@ def _solve(
         if view.denoise:
             final = session.data(final, float(times[-1]))
         outcome = own.pop("outcome", None) or _ended(watch, final, float(times[-1]), view)
+        density = own.pop("density", None)
         if view.on_error == "raise":
             outcome.require_ok()
         elif outcome.failures:
             final = torch.where(outcome.ok.to(final.device).reshape(-1, *[1] * (final.ndim - 1)), final, math.nan)
-    table = runner.table if isinstance(runner, PredictorCorrector) else runner
+            density = density and density.where(outcome.ok)
+    table = inner.table if isinstance(inner, PredictorCorrector) else inner
     return Solution(
         samples=final,
         nfe=watch.calls,
@@ -259,6 +277,7 @@ def _solve(
         table=table if isinstance(table, Table) else None,
         outcome=outcome,
         dense=own.pop("dense", None),
+        density=density,
         stats={**stats, "network_rows": watch.rows, **own},
     )
 

@@ -196,9 +196,9 @@ class SDE(ABC):
         """A draw of the prior N(0, std^2 I) of the given shape (from ``generator``, else torch's global one)."""
         return self.prior_std() * torch.randn(tuple(shape), generator=generator, dtype=dtype, device=device)
 
-    def prior_log_prob(self, x: Tensor) -> Tensor:
-        """log N(x; 0, std^2 I) in nats, one number a sample: shape (batch, ...) -> (batch,)."""
-        std, flat = self.prior_std(), x.reshape(x.shape[0], -1)
+    def prior_log_prob(self, x: Tensor, t: float | None = None) -> Tensor:
+        """log N(x; 0, std^2 I) in nats, std that of time t (default t_max): shape (batch, ...) -> (batch,)."""
+        std, flat = self.prior_std(t), x.reshape(x.shape[0], -1)
         constant = flat.shape[1] * (math.log(std) + 0.5 * math.log(2 * math.pi))
         return -0.5 * (flat / std).square().sum(dim=1) - constant
 

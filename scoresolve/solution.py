@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor
 
+from .augmented import Density
 from .dense import DenseOutput
 from .outcome import CODES, Failure, Outcome, Status
 from .table import Table
@@ -39,6 +40,7 @@ class Solution:
         table: the table that was run, or None for a solver that is not one.
         outcome: how each sample ended: see ``ok``, ``status``, ``failures`` and ``nfe_per_sample``.
         dense: the state at any time of an adaptive run, if ``dense=True`` was asked for: see ``at``.
+        density: log p along the run, if ``log_prob=`` was given: see ``log_prob``, ``log_det`` and ``standard_error``.
         stats: "seed", "network_rows" (samples seen by the network; guidance counts twice) and the solver's own.
     """
 
@@ -49,6 +51,7 @@ class Solution:
     table: Table | None = None
     outcome: Outcome | None = None
     dense: DenseOutput | None = None
+    density: Density | None = None
     stats: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -88,6 +91,27 @@ class Solution:
         if self.dense is None:
             raise ValueError("this solution was not kept between its steps: use an adaptive_* solver and dense=True")
         return self.dense(t)
+
+    @property
+    def log_prob(self) -> Tensor:
+        """log p in nats of each sample, or of the data that was encoded, float64 (batch,), if it was asked for."""
+        return self._density.log_prob
+
+    @property
+    def log_det(self) -> Tensor:
+        """``log |det d(last state) / d(first state)|`` of each sample, float64 (batch,); if log p was asked for."""
+        return self._density.log_det
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Of ``log_prob`` and ``log_det`` over the probes, float64 (batch,): zero if exact, NaN for a single probe."""
+        return self._density.standard_error
+
+    @property
+    def _density(self) -> Density:
+        if self.density is None:
+            raise ValueError('this run had no log p: ask for it with log_prob="exact" or log_prob="hutchinson"')
+        return self.density
 
     @property
     def _ended(self) -> Outcome:

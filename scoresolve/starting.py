@@ -94,6 +94,11 @@ def check_ends(model: ScoreModel, t_min: float | None, t_max: float | None) -> t
     return low, high
 
 
+def noisy_end(model: ScoreModel) -> float:
+    """Where data is taken to stand if it is to be encoded: the model's t_min, or t_eps where that is noise zero."""
+    return model.t_min if model.sde.sigma(model.t_min) > 0 else model.t_eps
+
+
 def _default_dtype() -> torch.dtype:
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 

@@ -21,7 +21,8 @@ class Watch:
     the end (``deferred`` has it so on the CPU, too).
 
     Attributes: calls (network calls, a batch counting once), rows (samples seen by the network, guidance twice),
-    step (the solver's current step, for the messages), limit (the most calls allowed, or None).
+    step (the solver's current step, for the messages), limit (the most calls allowed, or None), differentiates
+    (whether the answers are differentiated, so that one without a gradient is an error).
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Watch:
         deferred: bool = False,
     ) -> None:
         self.calls = self.rows = self.step = 0
+        self.differentiates = False
         self.parent: Watch | None = None
         self._on_nonfinite, self._limit, self._on_call, self._deferred = on_nonfinite, limit, on_call, deferred
         self._pending: list[tuple[Tensor, str, float | Tensor]] = []
@@ -57,15 +59,22 @@ class Watch:
         problem = _problem(output, inputs, version)
         if problem:
             raise NetworkOutputError(f"{self._where(t)}: the network {problem}")
+        if self.differentiates and not output.requires_grad:
+            raise NetworkOutputError(
+                f"{self._where(t)}: the network's answer carries no gradient, which the divergence is made of: it runs "
+                "under torch.no_grad or torch.inference_mode, detaches, or leaves torch; let it run with gradients "
+                "(an answer that really does not depend on x can say so with + 0 * x)"
+            )
 
-    def check_finite(self, output: Tensor, t: float | Tensor) -> None:
+    def check_finite(self, output: Tensor, t: float | Tensor, subject: str = "the network returned") -> None:
         """Raise NonFiniteError if the answer holds a NaN or an infinity, now or, on an accelerator, at the end."""
         if self._on_nonfinite == "ignore":
             return
         if self._on_nonfinite == "mask" or self._deferred or output.device.type != "cpu":
-            self._pending.append((output.detach().reshape(len(output), -1).sum(dim=1), self._where(t), t))
+            sums = output.detach().reshape(len(output), -1).sum(dim=1)
+            self._pending.append((sums, f"{self._where(t)}: {subject}", t))
         elif not math.isfinite(output.detach().sum().item()):  # one pass; a non-finite element shows in the sum
-            require_finite(output, f"{self._where(t)}: the network returned")
+            require_finite(output, f"{self._where(t)}: {subject}")
 
     def _where(self, t: float | Tensor) -> str:
         return f"network call {self.calls} (step {self.step}, {_time(t)})"
@@ -74,8 +83,8 @@ class Watch:
         """Read what was kept on the device. Raises NonFiniteError for the first call that went wrong."""
         pending, self._pending = self._pending, []
         if pending and not bool(torch.isfinite(torch.stack([sums.sum() for sums, _, _ in pending])).all()):
-            for sums, where, _ in pending:
-                require_finite(sums, f"{where}: the network returned")
+            for sums, subject, _ in pending:
+                require_finite(sums, subject)
 
     def failed_at(self, batch: int) -> Tensor:
         """The time of each sample's first answer that was not finite, NaN for the others; float64 (batch,), host."""

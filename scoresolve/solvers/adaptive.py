@@ -71,7 +71,9 @@ class TorchdiffeqFlow(AdaptiveFlow):
         low, high = float(times.min()), float(times.max())
         # by default it steps past the last time and interpolates back: the network would be asked about times
         # that it does not know, such as negative ones
-        options = {"step_t": clock[-1:]}
+        options: dict[str, object] = {"step_t": clock[-1:]}
+        if extra := getattr(model, "extra", 0):  # log p is one number beside many: it has an error of its own
+            options["norm"] = lambda y: torch.maximum(_rms(y[:, :-extra]), _rms(y[:, -extra:]))
 
         def flow(t: Tensor, state: Tensor) -> Tensor:
             return model.velocity(state, t.clamp(low, high))
@@ -84,6 +86,10 @@ class TorchdiffeqFlow(AdaptiveFlow):
                 "compute in dtype=torch.float64, or keep away from the ends with t_min= and t_max="
             ) from error
         return list(path[1:])
+
+
+def _rms(y: Tensor) -> Tensor:
+    return y.square().mean().sqrt()
 
 
 class ScipyFlow(AdaptiveFlow):
