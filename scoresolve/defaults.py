@@ -8,15 +8,15 @@ grid, for those below; the numbers are in ``docs/choosing.md``. All are on the g
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 DEFAULTS: tuple[tuple[float, str], ...] = ((6, "velocity_ab3"), (16, "flow_abm_3"), (math.inf, "flow_abm_4"))
 """(largest number of network calls, solver)."""
-LATENT_SOLVER = "dpmpp_2m"
-"""Of ``encode`` and ``decode``."""
-LIKELIHOOD_SOLVER, LIKELIHOOD_NFE = "flow_abm_4", 50
-"""Of ``log_likelihood``, and its network calls where no amount of work is named."""
-LIKELIHOOD_ADAPTIVE = "rk45"
-"""Of ``log_likelihood`` with tolerances."""
+ADAPTIVE = "adaptive_abm"
+"""Where tolerances are given, or nothing: it needs the fewest calls at every error that was measured."""
+REVERSIBLE_TOLERANCE = 1e-6
+"""rtol and atol of ``encode``, ``decode`` and ``log_likelihood``, whose answers are numbers and not pictures."""
 
 
 def default_solver(calls: int) -> str:
@@ -26,3 +26,19 @@ def default_solver(calls: int) -> str:
     ('flow_abm_3', 'flow_abm_4')
     """
     return next(name for most, name in DEFAULTS if calls <= most)
+
+
+def chosen(calls: int | None, options: Mapping[str, Any], tolerance: float | None = None) -> tuple[str, dict[str, Any]]:
+    """The solver and its options where no solver is named: the best for a number of calls, or else the adaptive one.
+
+    Args: calls, the number of calls or steps where one is given; tolerance, for rtol and atol where nothing is said.
+
+    >>> chosen(10, {}), chosen(10, {"rtol": 0.1}), chosen(None, {}, 1e-6)
+    (('flow_abm_3', {}), ('adaptive_abm', {'rtol': 0.1}), ('adaptive_abm', {'rtol': 1e-06, 'atol': 1e-06}))
+    """
+    if "rtol" in options or "atol" in options:
+        return ADAPTIVE, dict(options)
+    if calls is not None:
+        return default_solver(calls), dict(options)
+    unsaid = {} if tolerance is None else {"rtol": tolerance, "atol": tolerance}
+    return ADAPTIVE, {**unsaid, **options}

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .defaults import LATENT_SOLVER
+from .defaults import REVERSIBLE_TOLERANCE, chosen
 from .errors import require, unknown
 from .grids import GridLike
 from .model import ScoreModel
@@ -41,7 +41,7 @@ def decode(
     model: ScoreModel,
     latent: Tensor,
     *,
-    solver: str = LATENT_SOLVER,
+    solver: str | None = None,
     nfe: int | None = None,
     steps: int | None = None,
     grid: GridLike | None = None,
@@ -72,7 +72,10 @@ def decode(
     """
     check_model(model)
     check_state(latent, "latent")
-    if get_solver(resolve(solver).solver).kind != "ode" or options.get("eta"):
+    fixed = nfe is not None or steps is not None or grid is not None
+    if solver is None and not fixed:
+        solver, options = chosen(None, options, REVERSIBLE_TOLERANCE)
+    if solver is not None and (get_solver(resolve(solver).solver).kind != "ode" or options.get("eta")):
         raise ValueError(f"decode follows the probability flow, {solver!r} adds noise: use a solver of kind 'ode'")
     named = grid is None or isinstance(grid, str) or callable(grid)  # an array says itself where it ends
     return sample(

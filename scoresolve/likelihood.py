@@ -36,7 +36,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .defaults import LIKELIHOOD_ADAPTIVE, LIKELIHOOD_NFE, LIKELIHOOD_SOLVER
 from .divergence import Divergence, Method
 from .errors import require, whole_number
 from .exact import Gaussian, Law
@@ -132,7 +131,8 @@ def log_likelihood(
         control: a Gaussian like the data (``ss.exact.Gaussian.fit``), which takes much of the probes' variance away.
         prior: the law of the state at t_max: an exact law (``law.marginal(sde, t_max)``), or a function from states
             (batch, ...), float64, to log-densities (batch,); default N(0, prior_std^2 I).
-        solver, nfe, steps, grid, t_max, options: as in :func:`encode`; the default is ``defaults.LIKELIHOOD_SOLVER``.
+        solver, nfe, steps, grid, t_max, options: as in :func:`encode`; by default it is
+            adaptive, with tolerances of 1e-6.
         rtol, atol: tolerances of an adaptive solver, for x and for log p in nats.
         t_min: where x0 stands; default the process' ``t_min``, or ``t_eps`` where that is noise zero.
         levels, data_range: of data that was whole numbers in 0 ... levels - 1 and is now in (low, high), for
@@ -163,18 +163,13 @@ def log_likelihood(
         divergence = Divergence(divergence, probes, control)
     offset = _offset_bits(levels, data_range)
     _check_prior(prior, x0.shape[1:])
-    adaptive = rtol is not None or atol is not None
-    if solver is None:
-        solver = LIKELIHOOD_ADAPTIVE if adaptive else LIKELIHOOD_SOLVER
-        unsaid = not adaptive and all(value is None for value in (nfe, steps, grid))
-        nfe = LIKELIHOOD_NFE if unsaid else nfe
     tolerances: dict[str, Any] = {name: value for name, value in (("rtol", rtol), ("atol", atol)) if value is not None}
     numbers = list(range(len(x0)) if indices is None else indices)
     require(len(numbers) == len(x0), f"one of indices= for each of {len(x0)} samples, got {len(numbers)}")
     size = len(x0) if batch_size is None else min(whole_number("batch_size", batch_size), len(x0))
     whole = size == len(x0)
     parts = []
-    for first in tqdm(range(0, len(x0), size), desc=solver, unit="chunk", disable=whole or not progress):
+    for first in tqdm(range(0, len(x0), size), desc="log_likelihood", unit="chunk", disable=whole or not progress):
         rows = torch.arange(len(x0), device=x0.device)[first : first + size]
         part = encode(
             model if whole else model.take(rows, len(x0)),

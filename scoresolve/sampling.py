@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from .augmented import AugmentedRunner
 from .correctors import CorrectorLike, PredictorCorrector
-from .defaults import LATENT_SOLVER, default_solver
+from .defaults import REVERSIBLE_TOLERANCE, chosen
 from .divergence import Divergence, Method
 from .errors import require, unknown, whole_number
 from .grids import GridLike
@@ -67,7 +67,8 @@ def sample(
         model: the network with its process.
         shape: (batch, ...) of the samples; drawn from the prior at t_max. Or give ``start``.
         solver: a name of ``ss.solvers()``, one that other libraries use ("DPM++ 2M Karras"), or a ``Table``. Default:
-            the one that does best at that number of calls (``ss.default_solver``).
+            the one that does best at that number of calls (``ss.default_solver``), or "adaptive_abm" where rtol= or
+            atol= are given or no amount of work is.
         nfe: the budget of network calls, met exactly where the solver allows and never exceeded; or ``steps``.
         grid: a name of ``ss.grids.GRIDS`` ("balanced", "log_snr", "karras", "trailing", ...), a function with their
             signature, or an array of times (decreasing; it then says where to start and end). Default: the solver's
@@ -113,8 +114,7 @@ def sample(
     x, seed, streams = start_state(model, shape, start, seed, indices, generator, noise, dtype, device)
     steps, nfe = _counts(steps, nfe)
     if solver is None:
-        on_array = len(grid) - 1 if isinstance(grid, Sized) and not isinstance(grid, str) else 1
-        solver = default_solver(nfe or steps or on_array)
+        solver, options = chosen(nfe or steps or _steps_of(grid), options)
     if isinstance(solver, Table):
         given = {"steps": steps, "grid": grid, "corrector": corrector, "t_min": t_min, "t_max": t_max, **options}
         runner: Runner = check_table(solver, model, nfe if nfe is None else nfe - denoise, given)
@@ -142,7 +142,7 @@ def encode(
     model: ScoreModel,
     x0: Tensor,
     *,
-    solver: str = LATENT_SOLVER,
+    solver: str | None = None,
     nfe: int | None = None,
     steps: int | None = None,
     grid: GridLike | None = None,
@@ -163,6 +163,7 @@ def encode(
     Args:
         model, solver, nfe, steps, grid, t_max, trajectory, callback, progress, grad, on_error, options: as in
             :func:`sample`, the solver deterministic; a grid is given decreasing, as for sampling, and walked upwards.
+            Where no amount of work is named it is adaptive, with tolerances of 1e-6.
         x0: the data, shape (batch, ...), float32 or float64: the state at t_min.
         t_min: where to start; default the process' ``t_min``, or ``t_eps`` where that is noise zero.
         log_prob: as in :func:`sample`: log p of x0; ``log_likelihood`` says what that means, and has more to offer.
@@ -181,6 +182,8 @@ def encode(
     x = check_state(x0, "x0")
     first, last = check_ends(model, noisy_end(model) if t_min is None else t_min, t_max)
     steps, nfe = _counts(steps, nfe)
+    if solver is None:
+        solver, options = chosen(nfe or steps or _steps_of(grid), options, REVERSIBLE_TOLERANCE)
     request = Request(model, *_asked(solver, grid, last, first, options), floor=t_min or 0.0, upwards=True)
     require(request.ends_noisy, f"noise where encoding starts, there is none at t = 0: use t_min={model.t_eps:g}")
     runner, times = plan(request, steps, nfe)
@@ -210,6 +213,11 @@ def _counts(steps: int | None, nfe: int | None) -> tuple[int | None, int | None]
         None if steps is None else whole_number("steps", steps),
         None if nfe is None else whole_number("nfe", nfe),
     )
+
+
+def _steps_of(grid: GridLike | None) -> int | None:
+    """The steps that a grid fixes, if it is an array of times."""
+    return len(grid) - 1 if isinstance(grid, Sized) and not isinstance(grid, str) else None
 
 
 @dataclass(frozen=True)
