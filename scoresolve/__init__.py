@@ -9,6 +9,7 @@ Solution(samples (16, 3, 8, 8) torch.float32, nfe=10, dpmpp_2m, t 1 -> 0.001)
 
 from . import exact, grids, quadrature, registry
 from . import solvers as _solvers  # noqa: F401 (registers them)
+from .backends import Backend, backend
 from .correctors import AnnealedLangevin, Corrector, Langevin
 from .custom import DiscreteVPSDE, GaussianPath
 from .defaults import default_solver
@@ -28,10 +29,10 @@ from .table import Table
 __version__ = "0.1.0"
 
 __all__ = [
-    "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "BudgetError", "Corrector", "CosineVPSDE",
+    "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "Backend", "BudgetError", "Corrector", "CosineVPSDE",
     "DiscreteVPSDE", "Failure", "GaussianPath", "Langevin", "NetworkOutputError", "NoiseSource",
     "NonFiniteError", "Outcome", "ProbabilityFlow", "RectifiedFlow", "ReverseSDE", "Row", "SampleStreams",
     "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError",
-    "SubVPSDE", "Table", "build_table", "default_solver", "encode", "exact", "get_solver", "grids",
+    "SubVPSDE", "Table", "backend", "build_table", "default_solver", "encode", "exact", "get_solver", "grids",
     "quadrature", "registry", "sample", "solver", "solvers",
 ]  # fmt: skip

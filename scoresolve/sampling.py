@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .backends import Backend
 from .correctors import CorrectorLike, PredictorCorrector
 from .defaults import default_solver
 from .errors import require, unknown, whole_number
@@ -35,7 +36,7 @@ def sample(
     model: ScoreModel,
     shape: Sequence[int] | None = None,
     *,
-    solver: str | Table | None = None,
+    solver: str | Table | Backend | None = None,
     nfe: int | None = None,
     steps: int | None = None,
     grid: GridLike | None = None,
@@ -63,8 +64,9 @@ def sample(
     Args:
         model: the network with its process.
         shape: (batch, ...) of the samples; drawn from the prior at t_max. Or give ``start``.
-        solver: a name of ``ss.solvers()``, one that other libraries use ("DPM++ 2M Karras"), or a ``Table``. Default:
-            the one that does best at that number of calls (``ss.default_solver``).
+        solver: a name of ``ss.solvers()``, one that other libraries use ("DPM++ 2M Karras"), a ``Table``, or a method
+            of another library (``ss.backend``). Default: the one that does best at that number of calls
+            (``ss.default_solver``).
         nfe: the budget of network calls, met exactly where the solver allows and never exceeded; or ``steps``.
         grid: a name of ``ss.grids.GRIDS`` ("balanced", "log_snr", "karras", "trailing", ...), a function with their
             signature, or an array of times (decreasing; it then says where to start and end). Default: the solver's
@@ -126,7 +128,7 @@ def sample(
     if start is None:
         x = x * model.sde.prior_std(float(times[0]))
     view = _View(trajectory, callback, progress, grad, on_error, denoise and model.sde.sigma(float(times[-1])) > 0)
-    name = solver.solver if isinstance(solver, Table) else solver
+    name = solver.solver if isinstance(solver, Table) else _name(solver)
     return _solve(model, x, runner, times, streams, nfe, view, {"solver": name, "seed": seed})
 
 
@@ -134,7 +136,7 @@ def encode(
     model: ScoreModel,
     x0: Tensor,
     *,
-    solver: str = "dpmpp_2m",
+    solver: str | Backend = "dpmpp_2m",
     nfe: int | None = None,
     steps: int | None = None,
     grid: GridLike | None = None,
@@ -175,13 +177,19 @@ def encode(
     if nfe is not None and isinstance(runner, PerSampleRunner):
         runner = runner.limited(nfe)
     view = _View(trajectory, callback, progress, grad, on_error)
-    return _solve(model, x, runner, times, SampleStreams(0, range(x.shape[0])), nfe, view, {"solver": solver})
+    return _solve(model, x, runner, times, SampleStreams(0, range(x.shape[0])), nfe, view, {"solver": _name(solver)})
+
+
+def _name(solver: str | Backend) -> str:
+    return solver.name if isinstance(solver, Backend) else solver
 
 
 def _asked(
-    solver: str, grid: GridLike | None, t_max: float, t_min: float, options: Mapping[str, Any]
+    solver: str | Backend, grid: GridLike | None, t_max: float, t_min: float, options: Mapping[str, Any]
 ) -> tuple[SolverInfo, GridLike | None, float, float, dict[str, Any]]:
     """What a name stands for, as a request has it; a grid and options given beside the name go first."""
+    if isinstance(solver, Backend):
+        return solver.info, grid, t_max, t_min, dict(options)
     preset = resolve(solver)
     own = preset.grid if grid is None else grid
     return get_solver(preset.solver), own, t_max, t_min, {**preset.options, **options}
