@@ -10,6 +10,7 @@ Solution(samples (16, 3, 8, 8) torch.float32, nfe=10, dpmpp_2m, t 1 -> 0.001)
 from . import exact, grids, quadrature, registry
 from . import solvers as _solvers  # noqa: F401 (registers them)
 from .backends import Backend, backend
+from .bound import VariationalBound, variational_bound
 from .correctors import AnnealedLangevin, Corrector, Langevin
 from .custom import DiscreteVPSDE, GaussianPath
 from .defaults import default_solver
@@ -33,6 +34,6 @@ __all__ = [
     "DiscreteVPSDE", "Failure", "GaussianPath", "Langevin", "NetworkOutputError", "NoiseSource",
     "NonFiniteError", "Outcome", "ProbabilityFlow", "RectifiedFlow", "ReverseSDE", "Row", "SampleStreams",
     "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError",
-    "SubVPSDE", "Table", "backend", "build_table", "default_solver", "encode", "exact", "get_solver", "grids",
-    "quadrature", "registry", "sample", "solver", "solvers",
+    "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "default_solver", "encode", "exact",
+    "get_solver", "grids", "quadrature", "registry", "sample", "solver", "solvers", "variational_bound",
 ]  # fmt: skip

@@ -21,6 +21,8 @@ from .errors import whole_number
 
 START, SOLVER, CORRECTOR = 0, 1, 2
 """Streams: the starting state, the solver's noise, the corrector's noise."""
+BOUND = 4
+"""Stream of the variational bounds' noise."""
 
 
 class NoiseSource(Protocol):
