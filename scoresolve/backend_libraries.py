@@ -154,7 +154,8 @@ def torchsde_solve(call: Call, sde: DiagonalSDE, y: Tensor, places: np.ndarray, 
     """The states (batch, d) at ``places[1:]``, which increase: a step for each, or adaptive steps in between."""
     options = {"adaptive": False, "dt": None, "dt_min": 1e-5, **call.options}
     first_step, adaptive = options.pop("dt"), options["adaptive"]
-    method = {"options": {}, "rtol": call.rtol, "atol": call.atol, "bm": path, **options}
+    # of noise that does not depend on the state "milstein" need not ask autograd for the derivative, which is zero
+    method = {"options": {"grad_free": True}, "rtol": call.rtol, "atol": call.atol, "bm": path, **options}
     # its own front door, sdeint, asks for a drift that it does not use, one network call for each of our steps
     wrapped = load("torchsde", "._core.base_sde").ForwardSDE(sde)
     kind, extra, states = torchsde_methods()[call.method], None, []

@@ -109,8 +109,8 @@ def variational_bound(
         repeats: independent estimates, averaged; from 2 on there is a standard error.
         variance: of the discrete bound's steps: "small" (beta tilde), "large" (beta), or one for each level, positive,
             the decoder's first.
-        importance: of the continuous bound, None for lam drawn uniformly, or the data's standard deviation s: lam drawn
-            with density proportional to ``s^2 / (s^2 + rho^2)``, the error of the best denoiser of N(0, s^2).
+        importance: None for lam, or a table's terms, drawn uniformly; or the data's standard deviation s: drawn with
+            the density that the integrand, or the terms, would have for N(0, s^2), ``s^2 / (s^2 + rho^2)`` for lam.
         levels: the number of equally spaced values that x0 takes (256 for images); None for a density.
         data_range: the first and the last of these values.
         t_min, t_max: the ends of the continuous bound; default the process', ``t_eps`` where that is noise zero.
@@ -137,7 +137,7 @@ def variational_bound(
     count, repeats = len(x0), whole_number("repeats", repeats)
     rows = count if batch_size is None else min(count, whole_number("batch_size", batch_size))
     bins = None if levels is None else Bins.of(levels, data_range, x0.detach())
-    path = _path(model, kind, variance, importance, t_min, t_max)
+    path = _path(model, kind, variance, importance, t_min, t_max, x0.device)
     points = path.points if points is None else whole_number("points", points)
     require(points <= path.most, f"points of at most {path.most}, the number of terms, got {points}")
     calls = -(-count // rows) * repeats * (points + path.decoder_calls)
@@ -194,20 +194,25 @@ def _path(
     importance: float | None,
     t_min: float | None,
     t_max: float | None,
+    device: torch.device,
 ) -> Levels:
+    """The levels asked for. Raises: ValueError."""
     sde = model.sde
     if kind not in get_args(Kind):
         raise ValueError(unknown("kind", kind, get_args(Kind)))
+    require(importance is None or importance > 0, f"importance > 0, a standard deviation, got {importance}")
     if kind == "discrete":
         if not isinstance(sde, DiscreteVPSDE):
             raise ValueError(
                 f"the discrete bound is that of a table of betas, got {sde!r}: use kind='continuous', or "
                 "model.on(ss.DiscreteVPSDE(betas))"
             )
+        require(t_min is None and t_max is None, "no t_min= or t_max= with kind='discrete': its levels are the table's")
+        knows = model.t_eps <= (1 + 1e-9) / sde.N and model.t_max >= 1 - 1e-9
         require(
-            importance is None and t_min is None and t_max is None, "no importance=, t_min= or t_max= with discrete"
+            knows, f"a network that knows the table's levels, got one for t from {model.t_eps:g} to {model.t_max:g}"
         )
-        return DiscreteLevels.of(sde, variance)
+        return DiscreteLevels.of(sde, variance, importance, device)
     require(isinstance(variance, str) and variance == "small", "variance='small', of which continuous is the limit")
     if model.time == "index":
         raise ValueError(
@@ -217,7 +222,6 @@ def _path(
     default = model.t_min if sde.sigma(model.t_min) > 0 else model.t_eps
     last, first = check_ends(model, default if t_min is None else t_min, t_max)
     require(sde.sigma(last) > 0, f"noise at t_min, there is none at t = {last:g}: use t_min={model.t_eps:g}")
-    require(importance is None or importance > 0, f"importance > 0, a standard deviation, got {importance}")
     if importance is None and not math.isfinite(sde.lam(first)):
         raise ValueError(f"lam is infinite at t = {first:g}: use importance= the data's standard deviation, or t_max=")
     return ContinuousLevels(sde, first, last, importance)

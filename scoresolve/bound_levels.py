@@ -22,11 +22,12 @@ Variance: TypeAlias = Literal["small", "large"] | Sequence[float] | np.ndarray
 
 @dataclass(frozen=True)
 class DiscreteLevels:
-    """The terms i = 2 ... T of a table of betas: weights and constants, times T - 1 as an average of terms wants it."""
+    """The terms i = 2 ... T of a table of betas, each drawn with a probability; weights and constants are over it."""
 
     sde: DiscreteVPSDE
     weights: Tensor
     constants: Tensor
+    cumulative: Tensor
     decoder_variance: float
 
     first = 1.0
@@ -39,40 +40,51 @@ class DiscreteLevels:
 
     @property
     def most(self) -> int:
-        """No term twice."""
+        """As many as there are."""
         return self.points
 
     @classmethod
-    def of(cls, sde: DiscreteVPSDE, variance: Variance) -> DiscreteLevels:
-        """With variances by name or one for each level."""
+    def of(
+        cls, sde: DiscreteVPSDE, variance: Variance, importance: float | None, device: torch.device
+    ) -> DiscreteLevels:
+        """With variances by name or one for each level, on the device of the data."""
         total = -np.expm1(np.cumsum(np.log1p(-sde.betas)))  # sigma^2
         betas, above, below = sde.betas[1:], total[1:], total[:-1]
         posterior = betas * below / above
-        first = posterior[:1] if len(posterior) else sde.betas
-        if isinstance(variance, str):
-            require(variance in ("small", "large"), f"variance='small' or 'large' or an array, got {variance!r}")
-            given = np.concatenate([first, posterior if variance == "small" else betas])
-        else:
-            given = np.array(variance, dtype=np.float64)
-            fits = given.shape == sde.betas.shape and bool((given > 0).all())
-            require(fits, f"{sde.N} positive variances, one for each level, got shape {given.shape}")
+        given = _variances(sde.betas, posterior, variance)
         ratio = posterior / given[1:]
         weights = 0.5 * ((1 - below) * betas**2 / above**2) / given[1:]
         constants = 0.5 * (ratio - 1 - np.log(ratio))
-        scale = len(posterior)
-        return cls(sde, torch.from_numpy(scale * weights), torch.from_numpy(scale * constants), float(given[0]))
+        chance = np.ones_like(weights)
+        if importance is not None:  # what a term is, on average, for the best denoiser of N(0, s^2)
+            chance = constants + weights * importance**2 * above / ((1 - above) * importance**2 + above)
+        chance = chance / chance.sum()
+        columns = np.stack([weights / chance, constants / chance, np.cumsum(chance)])
+        weight, constant, cumulative = torch.from_numpy(columns).to(device)
+        return cls(sde, weight, constant, cumulative, float(given[0]))
 
     def at(self, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For places in (0, 1), (batch,): the times t, and (w, k) of the estimate ``w |x_0 - D(x_t)|^2 + k d``."""
-        number = (place * self.points).long().clamp(max=self.points - 1)
-        weights, constants = self.weights.to(place.device), self.constants.to(place.device)
-        return (number.double() + 2) / self.sde.N, weights[number], constants[number]
+        number = torch.searchsorted(self.cumulative, place, right=True).clamp(max=self.points - 1)
+        return (number.double() + 2) / self.sde.N, self.weights[number], self.constants[number]
 
     def decoder(self, model: ScoreModel, x0: Tensor, noise: Tensor, bins: Bins | None) -> Tensor:
         """``-log p(x_0 | x_1)``, (batch,): one network call, at the first level."""
         t = 1 / self.sde.N
         mean = model.data(self.sde.perturb(x0, t, noise=noise), t)
         return negative_log(x0, mean, self.decoder_variance, bins)
+
+
+def _variances(betas: np.ndarray, posterior: np.ndarray, variance: Variance) -> np.ndarray:
+    """One for each level, the decoder's first. Raises: ValueError."""
+    if isinstance(variance, str):
+        require(variance in ("small", "large"), f"variance='small' or 'large' or an array, got {variance!r}")
+        decoder = posterior[:1] if len(posterior) else betas
+        return np.concatenate([decoder, posterior if variance == "small" else betas[1:]])
+    given = np.array(variance, dtype=np.float64)
+    fits = given.shape == betas.shape and bool((given > 0).all())
+    require(fits, f"{len(betas)} positive variances, one for each level, got shape {given.shape}")
+    return given
 
 
 @dataclass(frozen=True)

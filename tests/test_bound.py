@@ -107,7 +107,16 @@ def test_the_continuous_bound_is_its_closed_form(name: str, importance: float | 
             assert value == pytest.approx(continuous(sde, x0, *ends), abs=bound)
 
 
-@pytest.mark.parametrize("asked", [{"kind": "discrete", "points": 12}, {"kind": "discrete"}, {"points": 12}])
+SEEDED = [
+    {"kind": "discrete"},
+    {"kind": "discrete", "points": 12},
+    {"kind": "discrete", "points": 7, "importance": 0.5},
+    {"points": 12},
+    {"points": 12, "importance": 0.8},
+]
+
+
+@pytest.mark.parametrize("asked", SEEDED)
 def test_seeded_estimates_are_unbiased_and_their_errors_honest(asked: dict[str, object]) -> None:
     """4000 samples of one point, at some of a table's terms, all terms and drawn lam: mean and spread."""
     n, sde = 4000, TABLES["short"]
@@ -150,9 +159,10 @@ def test_the_bounds_lie_above_and_close_as_levels_grow(no_chance: None) -> None:
 
 def test_importance_lowers_the_error() -> None:
     x0 = torch.full((2000, 1), 0.9, dtype=torch.float64)
-    model = LAW.model(ss.VESDE())
-    errors = [ss.variational_bound(model, x0, points=8, importance=s).nats.std() for s in (None, 0.55)]
-    assert errors[1] < 0.8 * errors[0]
+    for model, kind, gain in ((LAW.model(ss.VESDE()), "continuous", 0.8), (LAW.model(TABLES["ddpm"]), "discrete", 0.5)):
+        asked = {"kind": kind, "points": 8}
+        errors = [ss.variational_bound(model, x0, importance=s, **asked).nats.std() for s in (None, 0.55)]
+        assert errors[1] < gain * errors[0]
 
 
 # -- the decoder ----------------------------------------------------------------------------------------------------
@@ -240,7 +250,7 @@ def test_requests_that_make_no_sense_say_so_before_the_network_is_called() -> No
     for asked, message in [
         (lambda: ask(ss.VPSDE(), kind="discrete"), "that of a table of betas"),
         (lambda: ask(table, kind="continous"), "did you mean 'continuous'"),
-        (lambda: ask(table, kind="discrete", t_min=0.1), "no importance="),
+        (lambda: ask(table, kind="discrete", t_min=0.1), "no t_min="),
         (lambda: ask(table, kind="discrete", points=20), "at most 19"),
         (lambda: ask(table, kind="discrete", variance="middle"), "'small' or 'large'"),
         (lambda: ask(table, kind="discrete", variance=[0.1, 0.2]), "20 positive variances"),
@@ -248,6 +258,10 @@ def test_requests_that_make_no_sense_say_so_before_the_network_is_called() -> No
         (lambda: ask(table, time="index"), "kind='discrete'"),
         (lambda: ask(ss.EDM(), t_min=0.0), "noise at t_min"),
         (lambda: ask(ss.RectifiedFlow()), "lam is infinite at t = 1"),
+        (
+            lambda: ss.variational_bound(LAW.model(ss.EDM()).on(TABLES["ddpm"]), X0, kind="discrete"),
+            "knows the table's",
+        ),
         (lambda: ask(ss.VPSDE(), importance=-1.0), "importance > 0"),
         (lambda: ask(ss.VPSDE(), levels=256), "x0 on 256 values from -1 to 1"),
         (lambda: ask(ss.VPSDE(), repeats=0), "repeats must be"),
