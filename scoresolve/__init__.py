@@ -9,6 +9,8 @@ Solution(samples (16, 3, 8, 8) torch.float32, nfe=10, dpmpp_2m, t 1 -> 0.001)
 
 from . import exact, grids, quadrature, registry
 from . import solvers as _solvers  # noqa: F401 (registers them)
+from .backends import Backend, backend
+from .bound import VariationalBound, variational_bound
 from .correctors import AnnealedLangevin, Corrector, Langevin
 from .custom import DiscreteVPSDE, GaussianPath
 from .defaults import default_solver
@@ -31,11 +33,11 @@ from .table import Table
 __version__ = "0.1.0"
 
 __all__ = [
-    "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "BudgetError", "Corrector", "CosineVPSDE",
-    "DiscreteVPSDE", "Divergence", "Failure", "GaussianPath", "Langevin", "LogLikelihood",
-    "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome", "ProbabilityFlow", "RectifiedFlow",
-    "ReverseSDE", "Row", "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo",
-    "Status", "Step", "StepUnderflowError", "SubVPSDE", "Table", "build_table", "decode", "default_solver",
-    "dequantise", "encode", "exact", "get_solver", "grids", "interpolate", "log_likelihood", "quadrature",
-    "registry", "sample", "solver", "solvers",
+    "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "Backend", "BudgetError", "Corrector", "CosineVPSDE",
+    "DiscreteVPSDE", "Divergence", "Failure", "GaussianPath", "Langevin", "LogLikelihood", "NetworkOutputError",
+    "NoiseSource", "NonFiniteError", "Outcome", "ProbabilityFlow", "RectifiedFlow", "ReverseSDE", "Row",
+    "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step",
+    "StepUnderflowError", "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "decode",
+    "default_solver", "dequantise", "encode", "exact", "get_solver", "grids", "interpolate", "log_likelihood",
+    "quadrature", "registry", "sample", "solver", "solvers", "variational_bound",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +58,11 @@ class Coordinates:
     size: TimeFunction
     rate: TimeFunction
     unit: TimeFunction
+
+    def places(self, times: np.ndarray) -> np.ndarray:
+        """u of host times, float64. It is infinite where the noise, or for most clocks the signal, vanishes."""
+        with np.errstate(all="ignore"):
+            return self.place(torch.from_numpy(np.array(times, dtype=np.float64))).numpy()
 
 
 def coordinates(sde: SDE, clock: Clock) -> Coordinates:
@@ -101,6 +107,24 @@ def coordinates(sde: SDE, clock: Clock) -> Coordinates:
         case "noise":
             return made("noise", sde.lam, sde.time, sde.alpha, lambda t: -(-sde.lam(t)).exp())
     raise ValueError(unknown("clock", clock, get_args(Clock)))
+
+
+def check_places(sde: SDE, clock: Clock, times: np.ndarray) -> np.ndarray:
+    """The places of times on a clock. Raises: ValueError where it is infinite, naming the clocks that are not.
+
+    >>> import numpy as np, scoresolve as ss
+    >>> check_places(ss.RectifiedFlow(), "flow", np.array([1.0, 0.5])).tolist()
+    [1.0, 0.5]
+    """
+    places = coordinates(sde, clock).places(times)
+    if not np.isfinite(places).all():
+        finite = [name for name in get_args(Clock) if np.isfinite(coordinates(sde, name).places(times)).all()]
+        at = float(times[~np.isfinite(places)][0])
+        raise ValueError(
+            f"clock={clock!r} is infinite at t = {at:g} of {sde!r}: use clock={' or '.join(map(repr, finite))}, or "
+            "keep away from that end with t_max= or t_min="
+        )
+    return places
 
 
 def _same(t: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from .errors import whole_number
 
-START, SOLVER, CORRECTOR, PROBE, DEQUANTISATION = 0, 1, 2, 3, 4
-"""Streams: the starting state, the solver's noise, the corrector's noise, the probes of a divergence, and what turns
-whole numbers into densities."""
+START, SOLVER, CORRECTOR, PROBE, DEQUANTISATION, BOUND = range(6)
+"""Streams: the starting state, the solver's noise, the corrector's noise, the probes of a divergence, what turns whole
+numbers into densities, and the noise of the variational bounds."""
 
 
 class NoiseSource(Protocol):

@@ -75,11 +75,11 @@ class Request:
     def runner_of(self, times: np.ndarray, **more: Any) -> Runner:
         """The table or runner on a grid, with its corrector."""
         options = {**self.options, **more}
-        if self.upwards and build(self.info.name, self.model.sde, times[::-1], **options).stochastic:
+        if self.upwards and build(self.info, self.model.sde, times[::-1], **options).stochastic:
             raise ValueError(
                 f"encode follows the probability flow, {self.info.name!r} adds noise: use a solver of kind 'ode'"
             )
-        runner = build(self.info.name, self.model.sde, times, **options)
+        runner = build(self.info, self.model.sde, times, **options)
         if self.corrector is None:
             return runner
         noiseless = self.model.sde.sigma(float(times[-1])) == 0

@@ -164,9 +164,9 @@ def get_solver(name: str) -> SolverInfo:
     return _SOLVERS[name]
 
 
-def build(name: str, sde: SDE, times: np.ndarray, **options: Any) -> Runner:
+def build(solver: str | SolverInfo, sde: SDE, times: np.ndarray, **options: Any) -> Runner:
     """The table or runner of a solver on a grid, its claims verified. Raises: ValueError, TypeError for options."""
-    info = get_solver(name)
+    info = solver if isinstance(solver, SolverInfo) else get_solver(solver)
     check_options(info, options)
     runner = info.build(sde, np.asarray(times, dtype=np.float64), **options)
     return runner.verify(sde) if isinstance(runner, Table) else runner

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .augmented import AugmentedRunner
+from .backends import Backend
 from .correctors import CorrectorLike, PredictorCorrector
 from .defaults import REVERSIBLE_TOLERANCE, chosen
 from .divergence import Divergence, Method
@@ -37,7 +38,7 @@ def sample(
     model: ScoreModel,
     shape: Sequence[int] | None = None,
     *,
-    solver: str | Table | None = None,
+    solver: str | Table | Backend | None = None,
     nfe: int | None = None,
     steps: int | None = None,
     grid: GridLike | None = None,
@@ -66,9 +67,9 @@ def sample(
     Args:
         model: the network with its process.
         shape: (batch, ...) of the samples; drawn from the prior at t_max. Or give ``start``.
-        solver: a name of ``ss.solvers()``, one that other libraries use ("DPM++ 2M Karras"), or a ``Table``. Default:
-            the one that does best at that number of calls (``ss.default_solver``), or "adaptive_abm" where rtol= or
-            atol= are given or no amount of work is.
+        solver: a name of ``ss.solvers()``, one that other libraries use ("DPM++ 2M Karras"), a ``Table``, or a method
+            of another library (``ss.backend``). Default: the one that does best at that number of calls
+            (``ss.default_solver``), or "adaptive_abm" where rtol= or atol= are given or no amount of work is.
         nfe: the budget of network calls, met exactly where the solver allows and never exceeded; or ``steps``.
         grid: a name of ``ss.grids.GRIDS`` ("balanced", "log_snr", "karras", "trailing", ...), a function with their
             signature, or an array of times (decreasing; it then says where to start and end). Default: the solver's
@@ -134,7 +135,7 @@ def sample(
     if log_prob is not None:
         require(not denoise, "log_prob= without denoise=True, whose last jump has no inverse")
         runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
-    name = solver.solver if isinstance(solver, Table) else solver
+    name = solver.solver if isinstance(solver, Table) else _name(solver)
     return _solve(model, x, runner, times, streams, nfe, view, {"solver": name, "seed": seed})
 
 
@@ -142,7 +143,7 @@ def encode(
     model: ScoreModel,
     x0: Tensor,
     *,
-    solver: str | None = None,
+    solver: str | Backend | None = None,
     nfe: int | None = None,
     steps: int | None = None,
     grid: GridLike | None = None,
@@ -193,13 +194,19 @@ def encode(
         runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
     view = _View(trajectory, callback, progress, grad, on_error)
     streams = SampleStreams(seed, range(len(x)) if indices is None else indices)
-    return _solve(model, x, runner, times, streams, nfe, view, {"solver": solver})
+    return _solve(model, x, runner, times, streams, nfe, view, {"solver": _name(solver)})
+
+
+def _name(solver: str | Backend) -> str:
+    return solver.name if isinstance(solver, Backend) else solver
 
 
 def _asked(
-    solver: str, grid: GridLike | None, t_max: float, t_min: float, options: Mapping[str, Any]
+    solver: str | Backend, grid: GridLike | None, t_max: float, t_min: float, options: Mapping[str, Any]
 ) -> tuple[SolverInfo, GridLike | None, float, float, dict[str, Any]]:
     """What a name stands for, as a request has it; a grid and options given beside the name go first."""
+    if isinstance(solver, Backend):
+        return solver.info, grid, t_max, t_min, dict(options)
     preset = resolve(solver)
     own = preset.grid if grid is None else grid
     return get_solver(preset.solver), own, t_max, t_min, {**preset.options, **options}
@@ -216,8 +223,10 @@ def _counts(steps: int | None, nfe: int | None) -> tuple[int | None, int | None]
 
 
 def _steps_of(grid: GridLike | None) -> int | None:
-    """The steps that a grid fixes, if it is an array of times."""
-    return len(grid) - 1 if isinstance(grid, Sized) and not isinstance(grid, str) else None
+    """The steps of an array of times; 1 for another grid, which wants a number of them; None without one."""
+    if grid is None:
+        return None
+    return len(grid) - 1 if isinstance(grid, Sized) and not isinstance(grid, str) else 1
 
 
 @dataclass(frozen=True)

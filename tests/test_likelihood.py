@@ -47,17 +47,16 @@ def net() -> Net:
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("name", ["ve", "vp", "subvp", "edm", "user"])
 def test_closed_forms_of_log_p(name: str, law: str) -> None:
-    """With the exact law of x_T as prior: 1e-7 nats a dimension at 200 calls, 3e-4 at the default."""
+    """With the exact law of x_T as prior: 1e-7 nats a dimension at 200 calls, 1e-5 at the default."""
     sde, truth = PROCESSES[name], LAWS[law]
     t_min, d = max(sde.t_min, sde.t_eps), math.prod(truth.shape)
     x0, exact = points(truth, sde, t_min)
     prior = truth.marginal(sde, sde.t_max)
-    for asked, tolerance in (({"nfe": 200}, 1e-7), ({"rtol": 1e-7, "atol": 1e-7}, 1e-5), ({}, 3e-4)):
+    for asked, tolerance in (({"nfe": 200}, 1e-7), ({"rtol": 1e-8, "atol": 1e-8}, 1e-7), ({}, 1e-5)):
         found = ss.log_likelihood(truth.model(sde), x0, prior=prior, **asked)
         assert found.log_prob.shape == (6,)
         assert (found.log_prob - exact).abs().max() < tolerance * d
-    assert found.nfe == 50
-    assert found.nfe_per_sample.tolist() == [50] * 6
+    assert found.nfe == found.nfe_per_sample.max() < 100
 
 
 def test_the_mismatch_of_the_prior_is_all_that_is_missing() -> None:

@@ -249,7 +249,8 @@ X = torch.zeros(2, 2)
         ({"nfe": None, "steps": 0}, ValueError, "steps must be a whole number of at least 1, got 0"),
         ({"nfe": None, "steps": 2.5}, ValueError, "steps must be a whole number"),
         ({"nfe": -3}, ValueError, "nfe must be a whole number of at least 1, got -3"),
-        ({"nfe": None}, ValueError, "steps= or nfe= for 'velocity_ab3'"),
+        ({"nfe": None, "solver": "ddim"}, ValueError, "steps= or nfe= for 'ddim'"),
+        ({"nfe": None, "grid": "karras"}, ValueError, "steps= or nfe= for 'velocity_ab3'"),
         ({"steps": 3}, ValueError, "give steps= or nfe=, not both"),
         ({"nfe": 1, "solver": "ddpm", "corrector": "langevin"}, ValueError, "needs 2 network calls"),
         ({"nfe": 1, "denoise": True}, ValueError, "nfe must be at least 2 with denoise=True"),
@@ -303,7 +304,7 @@ def test_bad_requests_are_refused_before_the_network_is_called(
         ({"steps": None, "grid": [1.0, 0.5, 0.0]}, "use t_min=0.001"),
         ({"steps": None, "grid": [1.0, 0.5, 0.01], "t_min": 0.1}, "leaves"),
         ({"x0": torch.zeros(2, 2).half()}, "float16"),
-        ({"steps": None}, "steps= or nfe="),
+        ({"steps": None, "solver": "ddim"}, "steps= or nfe="),
     ],
 )
 def test_bad_encodings_are_refused(changes: dict[str, object], message: str) -> None:
@@ -311,6 +312,16 @@ def test_bad_encodings_are_refused(changes: dict[str, object], message: str) -> 
     with pytest.raises((ValueError, TypeError), match=message):
         ss.encode(model, **{"x0": X, "steps": 4, **changes})  # type: ignore[arg-type]
     assert model.nfe == 0
+
+
+def test_without_any_amount_of_work_steps_are_adaptive() -> None:
+    model = mixture_2d().model(ss.VPSDE())
+    plain = ss.sample(model, (4, 2), seed=0)
+    assert plain.stats["solver"] == "adaptive_abm"
+    assert torch.equal(plain.samples, ss.sample(model, (4, 2), solver="adaptive_abm", seed=0).samples)
+    assert ss.sample(model, (4, 2), seed=0, rtol=1e-6, atol=1e-6).nfe > plain.nfe
+    latent = ss.encode(model, plain.samples).samples
+    assert torch.allclose(ss.decode(model, latent).samples, plain.samples, atol=1e-4)
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "flow_abm_3", "euler_maruyama"])
