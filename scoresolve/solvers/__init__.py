@@ -3,6 +3,7 @@
 from . import (
     adams,
     adaptive,
+    adaptive_sde,
     ancestral,
     euler_maruyama,
     exponential,
@@ -18,6 +19,7 @@ from . import (
 __all__ = [
     "adams",
     "adaptive",
+    "adaptive_sde",
     "ancestral",
     "euler_maruyama",
     "exponential",
