@@ -37,6 +37,7 @@ FAMILIES = {
     "srk": "stochastic Runge-Kutta of strong order 1.5",
     "langevin": "Langevin dynamics",
     "adaptive": "adaptive, through torchdiffeq and scipy",
+    "adaptive_sde": "adaptive SDE, on a Brownian path that is kept",
 }
 """What the modules of ``scoresolve.solvers`` hold."""
 ADAMS = ("deis", "lms", "ipndm", "velocity", "flow")

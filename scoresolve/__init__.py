@@ -15,7 +15,7 @@ from .defaults import default_solver
 from .dynamics import ProbabilityFlow, ReverseSDE
 from .errors import BudgetError, NetworkOutputError, NonFiniteError, ScoreSolveError, StepUnderflowError
 from .model import ScoreModel
-from .noise import NoiseSource, SampleStreams
+from .noise import NoiseSource, PathSource, SampleStreams
 from .outcome import Failure, Outcome, Status
 from .processes import EDM, VESDE, VPSDE, CosineVPSDE, RectifiedFlow, SubVPSDE
 from .registry import SolverInfo, build_table, get_solver, solver, solvers
@@ -30,8 +30,8 @@ __version__ = "0.1.0"
 __all__ = [
     "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "BudgetError", "Corrector", "CosineVPSDE",
     "DiscreteVPSDE", "Failure", "GaussianPath", "Langevin", "NetworkOutputError", "NoiseSource",
-    "NonFiniteError", "Outcome", "ProbabilityFlow", "RectifiedFlow", "ReverseSDE", "Row", "SampleStreams",
-    "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError",
-    "SubVPSDE", "Table", "build_table", "default_solver", "encode", "exact", "get_solver", "grids",
-    "quadrature", "registry", "sample", "solver", "solvers",
+    "NonFiniteError", "Outcome", "PathSource", "ProbabilityFlow", "RectifiedFlow", "ReverseSDE", "Row",
+    "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step",
+    "StepUnderflowError", "SubVPSDE", "Table", "build_table", "default_solver", "encode", "exact", "get_solver",
+    "grids", "quadrature", "registry", "sample", "solver", "solvers",
 ]  # fmt: skip

@@ -1,102 +1,45 @@
 r"""Adaptive steps for the reverse SDE, each sample for itself, on a Brownian path that is kept.
 
-A :class:`Pair` takes a step by two network calls and finds its error from the same two: rows of numbers for each
-sample, as a table has them for each call (``row.py``), over the registers
-
-    x (the state), D_1 (the data prediction at x), D_2 (that at the stage y), W, I (of the node, in units of its length)
-
-    y = propose . (x, D_1, W, I),    x' = commit . (x, D_1, D_2, W, I),    error = x' minus a step of lower order.
-
-The controller (``controller.py``) only says how far down the tree of ``brownian.py`` a sample goes: a node is split,
-without asking the network, until it is no longer than the step proposed; if the error is too large it is split again,
-else the walk goes on to the next node. So no increment is ever redrawn, and the law of the path does not know of
-rejections; D_1 is kept when a step is tried again, so that a retry costs one call.
+A pair (``sde_pair.py``) takes a step and finds its error by the same two network calls. The controller
+(``controller.py``) only says how far down the tree of ``brownian.py`` a sample goes: a node is split, without asking
+the network, until it is no longer than the step proposed; if the error is too large it is split again, else the walk
+goes on to the next node. So no increment is ever redrawn, and the law of the path does not know of rejections; D_1 is
+kept when a step is tried again, so that a retry costs one call. The roots of the trees are the longest steps: equal
+parts of the intervals between the times asked for.
 
 In one round every sample on the way is asked about once, at a time of its own: some about D_1, some about D_2. Hence
 the calls of a run are those of its slowest sample, and samples that have arrived or failed are seen by the network no
 more. What decides is on the host: one number a sample is read back in a round that ends a step.
 
-Where there is no signal at the start (alpha = 0) the clocks are infinite: the first-order step goes to the time at
-which the signal is as weak as the noise is at ``t_eps``. To noise zero: to ``t_eps``, then the denoised estimate.
+Where there is no signal at the start (alpha = 0, but for rounding) the clocks are infinite: the first-order step goes
+to the time at which the signal is as weak as the noise is at ``t_eps``. To noise zero: to ``t_eps``, then the denoised
+estimate.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import count
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .brownian import DEPTH, BrownianWalk
-from .controller import Controller, scaled_error
 from .forms import sde_step
 from .model import ScoreModel
 from .noise import PATH, NoiseSource, PathSource
 from .outcome import MAX_NFE, NONFINITE, OK, STEP_UNDERFLOW, Outcome
 from .per_sample import PerSampleRunner
 from .sde import SDE
+from .sde_pair import CALLS, Numbers, Pair
 from .table import AfterStep, Stats
 
-CALLS = 2
-"""Network calls of a step."""
-Row: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-"""Weights of x, D_1, D_2, W and I; None stands for zero."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The numbers of a step for each sample, float64 (n,) on the host.
-
-    Attributes: stage (the time of y); propose (makes y, without D_2); commit (makes x'); error.
-    """
-
-    stage: Tensor
-    propose: Row
-    commit: Row
-    error: Row
-
-
-class Pair(ABC):
-    """Two steps of different order from the same network calls, on a clock u that grows as t falls.
-
-    Attributes: sde; eta, the noise level; order, of the estimate plus one; controller; first, the first step's length
-    on the clock; integrals, whether I is used.
-    """
-
-    sde: SDE
-    eta: float
-    order: float
-    controller: Controller
-    first: float
-    integrals: bool
-
-    @abstractmethod
-    def place(self, t: Tensor) -> Tensor:
-        """t -> u."""
-
-    @abstractmethod
-    def time(self, u: Tensor) -> Tensor:
-        """u -> t."""
-
-    @abstractmethod
-    def share(self, a: Tensor, b: Tensor) -> Tensor:
-        """The share of the Brownian clock that the first half of [a, b] has."""
-
-    @abstractmethod
-    def weights(self, a: Tensor, b: Tensor) -> Weights:
-        """Of the step from a to b; float64 (n,)."""
-
-    def scaled(self, error: Tensor, x: Tensor, end: Tensor, low: Tensor, rtol: float, atol: float) -> Tensor:
-        """The size of the error in units of the tolerance, float64 (n,), for matrices (n, d).
-
-        Args: x, the state before; end, after; low, what the step of lower order gave at x.
-        """
-        return scaled_error(error, x, end, rtol, atol)
+NO_SIGNAL = -16.0
+"""lam of a signal lost in float32's rounding of the noise."""
+SLACK = 1 + 1e-9
+"""What a step may exceed the one proposed by: twice a node's length is that of its parent, but for rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +105,7 @@ class _Run:
             start = self._first_signal(start, noise)
         self.final = start
         self.between = {t: torch.full_like(start, math.nan) for t in self.stops[1:-1] if after_step is not None}
-        edges = self.pair.place(torch.tensor(self.stops, dtype=torch.float64))
+        edges, self.at = _roots(self.pair.place(torch.tensor(self.stops, dtype=torch.float64)), self.pair.longest)
         self.walk = BrownianWalk(noise, edges, self.pair.share, start, self.pair.integrals)
         step = torch.full((batch,), self.pair.first, dtype=torch.float64)
         no = torch.zeros(batch, dtype=torch.bool)
@@ -200,10 +143,10 @@ class _Run:
         """Split the nodes that are longer than the step proposed."""
         while True:
             a, b = self.walk.ends()
-            deep = (b - a > self.way.step) & (self.walk.level >= DEPTH)
+            deep = (b - a > self.way.step * SLACK) & (self.walk.level >= DEPTH)
             self._retire(deep, torch.where(self.way.finite, STEP_UNDERFLOW, NONFINITE))
             a, b = self.walk.ends()
-            rows = (b - a > self.way.step).nonzero().flatten()
+            rows = (b - a > self.way.step * SLACK).nonzero().flatten()
             if not len(rows):
                 return
             self.walk.split(rows)
@@ -254,10 +197,10 @@ class _Run:
         walk.advance(rows)
         edge = torch.where(good, walk.at_edge(), -1)
         for t in self.between:
-            there = (edge == self.stops.index(t)).nonzero().flatten()
+            there = (edge == self.at[self.stops.index(t)]).nonzero().flatten()
             self.between[t] = self._put(self.between[t], there)
 
-    def _combine(self, weights: Row, answer: Tensor | None = None) -> Tensor:
+    def _combine(self, weights: Numbers, answer: Tensor | None = None) -> Tensor:
         """The registers times their weights."""
         noise = self.walk.increments
         registers = (self.way.x, self.way.drift, answer, noise[:, 0], noise[:, -1])
@@ -316,7 +259,7 @@ class _Run:
 
 def _stops(sde: SDE, times: list[float], t_eps: float) -> tuple[bool, list[float], bool]:
     """Whether the run starts without signal, where its steps begin and end, and whether it goes on to noise zero."""
-    jump, closing = sde.alpha(times[0]) == 0, sde.sigma(times[-1]) == 0
+    jump, closing = sde.lam(times[0]) < NO_SIGNAL, sde.sigma(times[-1]) == 0
     stops = times[:-1] if closing else list(times)
     if closing and stops[-1] > t_eps:
         stops.append(t_eps)
@@ -324,6 +267,14 @@ def _stops(sde: SDE, times: list[float], t_eps: float) -> tuple[bool, list[float
         weak = sde.time(-abs(sde.lam(t_eps)))
         stops = stops[1:] if stops[1] >= weak else [weak, *stops[1:]]
     return jump, stops, closing
+
+
+def _roots(places: Tensor, longest: float) -> tuple[Tensor, list[int]]:
+    """The edges of the trees: each interval between two places in equal parts; and which edges the places are."""
+    counts = (places.diff() / longest).ceil().clamp(min=1).long().tolist()
+    shares = [torch.arange(count, dtype=torch.float64) / count for count in counts]
+    parts = [torch.lerp(a, b, share) for a, b, share in zip(places[:-1], places[1:], shares, strict=True)]
+    return torch.cat([*parts, places[-1:]]), [0, *np.cumsum(counts).tolist()]
 
 
 def _column(mask: Tensor, beside: Tensor) -> Tensor:

@@ -57,8 +57,8 @@ def halves(share: Tensor, parent: Tensor, normals: Tensor) -> tuple[Tensor, Tens
 
     >>> import torch
     >>> left, right = halves(torch.tensor([0.25]), torch.tensor([[[1.0]]]), torch.zeros(1, 1, 1))
-    >>> left.item() * 0.25**0.5, right.item() * 0.75**0.5  # without noise, in proportion to the lengths
-    (0.25, 0.75...)
+    >>> left.item() * 0.25**0.5, round(right.item() * 0.75**0.5, 6)  # without noise, in proportion to the lengths
+    (0.25, 0.75)
     """
     theta = share.double()
     rest = 1 - theta
