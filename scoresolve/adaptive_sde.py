@@ -154,18 +154,12 @@ class _Run:
     def _round(self) -> None:
         """Ask the network once about each sample on the way; end the steps that have both answers."""
         way, (a, b) = self.way, self.walk.ends()
-        weights = self.pair.weights(a, b)
-        y, t = way.x, self._time(a)
-        second = _column(way.second, y)
-        ending = bool(way.second.any())
-        if ending:
-            y = torch.where(second, self._combine(weights.propose), y)
-            t = torch.where(way.second, weights.stage.clamp(self.times[-1], self.times[0]), t)
-        answer = self.asked.data(y.reshape(-1, *self.shape[1:]), t).reshape(y.shape)
-        self.nfe[way.rows] += 1
-        if not ending:
-            way.drift, way.second = answer, ~way.second
+        if not bool(way.second.any()):
+            way.drift, way.second = self._ask(way.x, self._time(a)), ~way.second
             return
+        weights, second = self.pair.weights(a, b), _column(way.second, way.x)
+        t = torch.where(way.second, weights.stage.clamp(self.times[-1], self.times[0]), self._time(a))
+        answer = self._ask(torch.where(second, self._combine(weights.propose), way.x), t)
         end = self._combine(weights.commit, answer)
         error = self._combine(weights.error, answer).detach()
         good, lost = self._judge(end, error, b - a)
@@ -174,6 +168,10 @@ class _Run:
         way.drift, way.second = torch.where(second, way.drift, answer), ~good
         self._advance(good)
         self._retire(lost, NONFINITE)
+
+    def _ask(self, y: Tensor, t: Tensor) -> Tensor:
+        self.nfe[self.way.rows] += 1
+        return self.asked.data(y.reshape(-1, *self.shape[1:]), t).reshape(y.shape)
 
     def _judge(self, end: Tensor, error: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
         """Which samples' steps are good, and which samples are lost; sets the steps to try next."""
