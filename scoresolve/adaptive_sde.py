@@ -104,7 +104,8 @@ class _Run:
         if jump:
             start = self._first_signal(start, noise)
         self.final = start
-        self.between = {t: torch.full_like(start, math.nan) for t in self.stops[1:-1] if after_step is not None}
+        asked = self.times[1:-1] if after_step is not None else []
+        self.between = {t: start if t == self.stops[0] else torch.full_like(start, math.nan) for t in asked}
         edges, self.at = _roots(self.pair.place(torch.tensor(self.stops, dtype=torch.float64)), self.pair.longest)
         self.walk = BrownianWalk(noise, edges, self.pair.share, start, self.pair.integrals)
         step = torch.full((batch,), self.pair.first, dtype=torch.float64)

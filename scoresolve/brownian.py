@@ -102,8 +102,18 @@ class BrownianWalk:
         like: (batch, d), the states: their dtype and device are the path's.
         integrals: whether I is wanted beside W.
 
-    Attributes: node, level (int64 (n,), on the host): the number of the node each sample stands at, and how often it
-    has been halved; increments (n, c, d): its W, and I, in units of its length.
+    Attributes: node, level (int64 (n,), on the host): the number of the node each sample stands at, and how often its
+    root has been halved for it; increments (n, c, d): its W, and I, in units of its length.
+
+    >>> import torch, scoresolve as ss
+    >>> edges, like = torch.tensor([0.0, 1.0], dtype=torch.float64), torch.empty(1, 3, dtype=torch.float64)
+    >>> walk = BrownianWalk(ss.SampleStreams(0, [0]), edges, lambda a, b: torch.full_like(a, 0.5), like, False)
+    >>> one, known = torch.tensor([0]), walk.increments.clone()
+    >>> walk.split(one)
+    >>> first = walk.increments.clone()
+    >>> walk.advance(one)
+    >>> torch.allclose(0.5**0.5 * (first + walk.increments), known)
+    True
     """
 
     def __init__(

@@ -59,14 +59,15 @@ def exact_end(runner: AdaptiveSDE, sde: ss.SDE, v: float, x: Tensor, seed: int, 
 
 
 @pytest.mark.parametrize(
-    ("solver", "level", "tolerances", "order"),
+    ("solver", "options", "level", "tolerances", "order"),
     [
-        ("adaptive_sde_sra", 5, (1e-2, 3e-3, 1e-3), 1.5),
-        ("adaptive_sde_ggf", 9, (1e-1, 3e-2, 1e-2), 0.8),
+        ("adaptive_sde_sra", {}, 5, (1e-2, 3e-3, 1e-3), 1.5),
+        ("adaptive_sde_sra", {"eta": 0.5}, 5, (1e-2, 3e-3, 1e-3), 1.5),
+        ("adaptive_sde_ggf", {}, 9, (1e-1, 3e-2, 1e-2), 0.8),
     ],
 )
 def test_the_strong_error_falls_with_the_tolerance(
-    solver: str, level: int, tolerances: tuple[float, ...], order: float
+    solver: str, options: dict[str, float], level: int, tolerances: tuple[float, ...], order: float
 ) -> None:
     """Against the exact solution on the same path: one path at every tolerance, and an order in calls.
 
@@ -76,11 +77,11 @@ def test_the_strong_error_falls_with_the_tolerance(
     v, ends, n = 0.09, np.array([0.9, 0.02]), 20
     law = ss.exact.Gaussian([0.0, 0.0], v)
     start = law.marginal(VP, 0.9).sample(n, generator=torch.Generator().manual_seed(0))
-    exact = exact_end(ss.registry.build(solver, VP, ends), VP, v, start, 7, level)
+    exact = exact_end(ss.registry.build(solver, VP, ends, **options), VP, v, start, 7, level)
     errors, calls = [], []
     for tolerance in tolerances:
         solution = ss.sample(
-            law.model(VP), start=start, solver=solver, grid=ends, seed=7, rtol=tolerance, atol=tolerance
+            law.model(VP), start=start, solver=solver, grid=ends, seed=7, rtol=tolerance, atol=tolerance, **options
         )
         errors.append((solution.samples - exact).square().mean().sqrt().item())
         calls.append(solution.nfe_per_sample.double().mean().item())
@@ -261,17 +262,17 @@ def test_a_budget_is_of_each_sample_and_never_exceeded(solver: str) -> None:
 # -- what a run shows, and what it refuses ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("times", [[1.0, 0.7, 0.2, 0.0], [1.0, 0.9995, 0.4, 5e-4, 0.0], [1.0, 0.9995]])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_trajectories_stand_at_the_times_asked_for(solver: str) -> None:
-    """In order, of the law at each time; the last is the result."""
+def test_trajectories_stand_at_the_times_asked_for(solver: str, times: list[float]) -> None:
+    """In order, of the law at each time, next to the ends too; the last is the result."""
     law, sde, n = ss.exact.Gaussian([0.5], 0.04), ss.RectifiedFlow(), 800
-    times = [1.0, 0.7, 0.2, 0.0]
     seen: list[tuple[int, float]] = []
     solution = ss.sample(
         law.model(sde), (n, 1), solver=solver, grid=times, seed=0, rtol=0.05, trajectory=True,
         callback=lambda step: seen.append((step.index, step.time)),
     )  # fmt: skip
-    assert seen == [(1, 0.7), (2, 0.2), (3, 0.0)]
+    assert seen == list(enumerate(times))[1:]
     assert solution.trajectory is not None
     assert torch.equal(solution.trajectory[-1], solution.samples)
     for t, state in zip(times[:-1], solution.trajectory, strict=False):

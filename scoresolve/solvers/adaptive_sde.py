@@ -187,6 +187,12 @@ def adaptive_sde_sra(
     """Adaptive exponential SRA1, strong order 1.5, on a Brownian path that rejections do not redraw.
 
     rtol, atol: local tolerances. eta: multiplier of the noise's standard deviation, above 0.
+
+    >>> import torch, scoresolve as ss
+    >>> model = ss.exact.Gaussian(torch.zeros(2), torch.eye(2)).model(ss.VPSDE())
+    >>> solution = ss.sample(model, shape=(8, 2), solver="adaptive_sde_sra", rtol=0.1, seed=0)
+    >>> bool((solution.nfe_per_sample == 2 * solution.stats["accepted"] + solution.stats["rejected"]).all())
+    True
     """
     require(eta > 0, f"eta > 0 for an adaptive SDE solver, got {eta}: use adaptive_rk45 without noise")
     return AdaptiveSDE(times, rtol, atol, pair=Exponential(sde, eta))
