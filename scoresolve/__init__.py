@@ -20,7 +20,7 @@ from .errors import BudgetError, NetworkOutputError, NonFiniteError, ScoreSolveE
 from .latents import decode, interpolate
 from .likelihood import LogLikelihood, dequantise, log_likelihood
 from .model import ScoreModel
-from .noise import NoiseSource, SampleStreams
+from .noise import NoiseSource, PathSource, SampleStreams
 from .outcome import Failure, Outcome, Status
 from .processes import EDM, VESDE, VPSDE, CosineVPSDE, RectifiedFlow, SubVPSDE
 from .registry import SolverInfo, build_table, get_solver, solver, solvers
@@ -35,8 +35,8 @@ __version__ = "0.1.0"
 __all__ = [
     "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "Backend", "BudgetError", "Corrector", "CosineVPSDE",
     "DiscreteVPSDE", "Divergence", "Failure", "GaussianPath", "Langevin", "LogLikelihood", "NetworkOutputError",
-    "NoiseSource", "NonFiniteError", "Outcome", "ProbabilityFlow", "RectifiedFlow", "ReverseSDE", "Row",
-    "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step",
+    "NoiseSource", "NonFiniteError", "Outcome", "PathSource", "ProbabilityFlow", "RectifiedFlow", "ReverseSDE",
+    "Row", "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step",
     "StepUnderflowError", "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "decode",
     "default_solver", "dequantise", "encode", "exact", "get_solver", "grids", "interpolate", "log_likelihood",
     "quadrature", "registry", "sample", "solver", "solvers", "variational_bound",

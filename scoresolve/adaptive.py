@@ -59,7 +59,10 @@ class AdaptiveFlow(PerSampleRunner):
     def run(
         self, model: ScoreModel, x: Tensor, noise: NoiseSource, after_step: AfterStep | None = None
     ) -> tuple[Tensor, Stats]:
-        """Integrate; ``after_step`` sees the state at each time but cannot change it."""
+        """Integrate; ``after_step`` sees the state at each time but cannot change it.
+
+        Statistics: "outcome"; "accepted" and "rejected" steps, int64 (batch,); "dense", if that is asked for.
+        """
         begin, end = self._inside(model.sde, model.t_eps)
         first, last = float(self.times[0]), float(self.times[-1])
         jumps = (first != begin) + (end != last)
@@ -200,7 +203,7 @@ class _Run:
         times = self.whole.time(whole("u"))
         codes = torch.cat([codes for _, codes in self.gone])[back]
         outcome = Outcome(codes.cpu(), times.cpu(), whole("nfe").cpu())
-        steps = {name: int(whole(name).sum()) for name in ("accepted", "rejected")}
+        steps = {name: whole(name).cpu() for name in ("accepted", "rejected")}
         return whole("z"), {"outcome": outcome, **steps}
 
 

@@ -9,26 +9,47 @@ is read or moved. Arithmetic is on int64 tensors, whose products wrap as unsigne
 
 from __future__ import annotations
 
+import copy
 import math
 import secrets
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from .errors import whole_number
 
-START, SOLVER, CORRECTOR, PROBE, DEQUANTISATION, BOUND = range(6)
+START, SOLVER, CORRECTOR, PROBE, DEQUANTISATION, BOUND, PATH = range(7)
 """Streams: the starting state, the solver's noise, the corrector's noise, the probes of a divergence, what turns whole
-numbers into densities, and the noise of the variational bounds."""
+numbers into densities, the noise of the variational bounds, and the nodes of Brownian paths (the last, as its draws may
+exceed the 2^40 that lie between two streams)."""
 
 
 class NoiseSource(Protocol):
-    """Where solvers take their noise: a standard normal tensor for each (stream, draw)."""
+    """Where solvers take their noise: a standard normal tensor for each (stream, draw).
+
+    Adaptive SDE solvers (``adaptive_sde_*``) ask for more, a :class:`PathSource`.
+    """
 
     def draw(self, stream: int, index: int, like: Tensor) -> Tensor:
         """Standard normal noise shaped as ``like``, in its dtype and on its device."""
+        ...
+
+
+@runtime_checkable
+class PathSource(Protocol):
+    """A source of noise that can be asked again, for some of the samples, each at a draw of its own.
+
+    What it gives must be a function of (sample, stream, draw) alone: a Brownian path that is refined comes back to it.
+    """
+
+    def draw(self, stream: int, index: int | Tensor, like: Tensor) -> Tensor:
+        """Standard normal noise shaped as ``like``; ``index`` may be an int64 tensor, a draw for each sample."""
+        ...
+
+    def take(self, rows: Tensor) -> PathSource:
+        """The source of these samples (int64 indices into the batch), in this order."""
         ...
 
 
@@ -49,25 +70,45 @@ class SampleStreams:
 
     def __init__(self, seed: int, indices: Sequence[int]) -> None:
         self.seed = _word("seed", seed)
-        self.indices = [_word("each index", index) for index in indices]
-        self._keys: dict[torch.device, Tensor] = {}
+        samples = torch.tensor([_word("each index", index) for index in indices], dtype=torch.int64)
+        self._keys = {samples.device: _mix(samples, salt=_mix_integer(self.seed))}  # one for each sample
 
-    def draw(self, stream: int, index: int, like: Tensor) -> Tensor:
-        """Standard normal noise shaped as ``like`` (batch, ...); one row for each index."""
-        if like.shape[0] != len(self.indices):
-            raise ValueError(f"noise for {len(self.indices)} samples was asked for a batch of {like.shape[0]}")
-        count = like[0].numel()
+    def draw(self, stream: int, index: int | Tensor, like: Tensor) -> Tensor:
+        """Standard normal noise shaped as ``like`` (batch, ...), one row for each index.
+
+        Args: stream, ``START`` or another; index, which draw: an int of at least 0, or an int64 tensor (batch,).
+        """
+        samples = self._sample_keys(like.device)
+        if like.shape[0] != len(samples):
+            raise ValueError(f"noise for {len(samples)} samples was asked for a batch of {like.shape[0]}")
+        count = like.shape[1:].numel()
         pairs = (count + 1) // 2
-        key = _mix(self._sample_keys(like.device), salt=_mix_integer(stream * 2**40 + index))
+        if isinstance(index, Tensor):
+            salt: int | Tensor = _mix_integers(index.to(like.device) + stream * 2**40)
+        else:
+            salt = _mix_integer(stream * 2**40 + index)
+        key = _mix(samples, salt)
         words = _hash(torch.arange(pairs, device=like.device), key[:, None], _mix(key, salt=_GAMMA)[:, None])
         normal = _box_muller(words, like.dtype)
-        return normal.reshape(len(self.indices), 2 * pairs)[:, :count].reshape(like.shape)
+        return normal.reshape(len(samples), 2 * pairs)[:, :count].reshape(like.shape)
+
+    def take(self, rows: Tensor) -> SampleStreams:
+        """The streams of some samples: ``rows`` (n,) int64, indices into the batch.
+
+        >>> import torch
+        >>> batch, like = SampleStreams(7, [4, 5, 6]), torch.empty(3, 5)
+        >>> some = batch.take(torch.tensor([2, 0])).draw(SOLVER, torch.tensor([9, 1]), like[:2])
+        >>> bool((some[1] == batch.draw(SOLVER, 1, like)[0]).all())
+        True
+        """
+        some = copy.copy(self)
+        some._keys = {device: keys[rows.to(device)] for device, keys in self._keys.items()}
+        return some
 
     def _sample_keys(self, device: torch.device) -> Tensor:
         """A key for each sample of the seed; copied to a device once."""
         if device not in self._keys:
-            samples = torch.tensor(self.indices, dtype=torch.int64, device=device)
-            self._keys[device] = _mix(samples, salt=_mix_integer(self.seed))
+            self._keys[device] = next(iter(self._keys.values())).to(device)
         return self._keys[device]
 
 
@@ -108,9 +149,15 @@ def _hash(counter: Tensor, key: Tensor, second_key: Tensor) -> Tensor:
     return _shift_xor_(word, 31)
 
 
-def _mix(word: Tensor, salt: int) -> Tensor:
+def _mix(word: Tensor, salt: int | Tensor) -> Tensor:
     """One keyed scrambling of a tensor of words."""
-    return _hash(word, torch.full_like(word, salt), torch.zeros_like(word))
+    key = salt if isinstance(salt, Tensor) else torch.full_like(word, salt)
+    return _hash(word, key, torch.zeros_like(word))
+
+
+def _mix_integers(values: Tensor) -> Tensor:
+    """What :func:`_mix_integer` makes of each of a tensor of integers."""
+    return _hash(torch.ones_like(values), values, torch.zeros_like(values))
 
 
 def _mix_integer(value: int) -> int:

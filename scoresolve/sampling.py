@@ -278,7 +278,11 @@ def _solve(
         final, own = runner.run(session, x, noise, observed)
         if view.denoise:
             final = session.data(final, float(times[-1]))
-        outcome = own.pop("outcome", None) or _ended(watch, final, float(times[-1]), view)
+        outcome = own.pop("outcome", None)
+        if outcome is None:
+            outcome = _ended(watch, final, float(times[-1]), view)
+        elif view.denoise:
+            outcome.nfe.add_(1)
         density = own.pop("density", None)
         if view.on_error == "raise":
             outcome.require_ok()

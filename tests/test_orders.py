@@ -258,6 +258,8 @@ def test_every_registered_solver_is_covered_here() -> None:
     elsewhere = {
         "rk45": "test_adaptive",
         "scipy_rk45": "test_adaptive",
+        "adaptive_sde_sra": "test_adaptive_sde",
+        "adaptive_sde_ggf": "test_adaptive_sde",
         "annealed_langevin": "test_correctors",
     }
     covered = {info.name for info in ODE + SDE} | set(elsewhere)
