@@ -128,6 +128,22 @@ def work_table() -> str:
     return markdown(titles, [list(row.values()) for row in rows])
 
 
+def sde_table() -> str:
+    """The weight of a mode by the adaptive SDE solvers, on a kept path and on one that is redrawn."""
+    with (ROOT / "docs" / "assets" / "adaptive_sde.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    titles = ["solver", "rtol", "noise of a rejected step", "weight (0.70)", "off by", "calls"]
+    lines = [
+        [
+            f"`{row['solver']}`", row["rtol"], row["path"],
+            f"{float(row['share']):.3f} ± {float(row['standard_error']):.4f}",
+            f"{float(row['deviations']):+.1f} s.e.", f"{float(row['calls']):.0f}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return markdown(titles, lines)
+
+
 def result_tables() -> str:
     """The errors of the best fixed-grid solvers at some budgets, for each problem and kind; the best of all in bold."""
     with RESULTS.open(newline="") as file:
@@ -176,6 +192,7 @@ PAGES: list[tuple[str, str, Callable[[], str]]] = [
     ("docs/solvers.md", "names", preset_tables),
     ("docs/benchmarks.md", "results", result_tables),
     ("docs/adaptive.md", "work", work_table),
+    ("docs/adaptive.md", "sde", sde_table),
 ]
 
 

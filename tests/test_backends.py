@@ -153,10 +153,12 @@ def test_gradients_reach_the_start(solver: str) -> None:
 
 
 class UnitNoise:
-    """Draw k is 1 in row k + 1 and 0 elsewhere: what a run answers to each of its normals, row 0 to none."""
+    """Normal c of draw k is 1 in row 2 k + c + 1 and 0 elsewhere: what a run answers to each of them, row 0 to none."""
 
     def draw(self, stream: int, index: int, like: Tensor) -> Tensor:
-        return (torch.arange(len(like)) == index + 1).to(like).reshape(-1, *[1] * (like.ndim - 1)).expand_as(like)
+        """Args: like (batch, 2, d): the two numbers of a piece."""
+        row = 2 * index + 1 + torch.arange(2)
+        return (torch.arange(len(like))[:, None] == row).to(like)[:, :, None].expand_as(like)
 
 
 def moments_error(sde: ss.SDE, solver: ss.Backend, steps: int) -> float:

@@ -258,6 +258,8 @@ def test_every_registered_solver_is_covered_here() -> None:
     elsewhere = {
         "rk45": "test_adaptive",
         "scipy_rk45": "test_adaptive",
+        **dict.fromkeys(("adaptive_abm", "adaptive_dp5", "adaptive_tsit5", "adaptive_bs3"), "test_adaptive_flow"),
+        **dict.fromkeys(("adaptive_dpm_12", "adaptive_dpm_23"), "test_adaptive_flow"),
         "adaptive_sde_sra": "test_adaptive_sde",
         "adaptive_sde_ggf": "test_adaptive_sde",
         "annealed_langevin": "test_correctors",
