@@ -33,6 +33,11 @@ from .flow import Flow
 from .lanes import Lanes, Method, Trial
 from .sde import over_batch
 
+_POINTS, _WEIGHTS = (
+    torch.from_numpy(values) for values in 0.5 * (np.polynomial.legendre.leggauss(5) + np.array([[1.0], [0.0]]))
+)
+"""Gauss and Legendre's on (0, 1), exact up to degree 9."""
+
 
 def integrated_differences(s: Tensor) -> Tensor:
     """W with ``int_0^1 polynomial ds = sum_r sum_j W[r, j] f_j``; row r is the r-th term of Newton's form.
@@ -45,12 +50,9 @@ def integrated_differences(s: Tensor) -> Tensor:
     [0.5, 0.5]
     """
     k = s.shape[1]
-    points, weights = np.polynomial.legendre.leggauss(5)  # exact up to degree 9
-    x = torch.as_tensor(0.5 * (points + 1), device=s.device)
-    w = torch.as_tensor(0.5 * weights, device=s.device)
-    factors = x - s[:, : k - 1, None]
-    products = torch.cat([torch.ones_like(x).expand(len(s), 1, -1), factors.cumprod(dim=1)], dim=1)
-    integrals = products @ w
+    x, w = _POINTS.to(s.device), _WEIGHTS.to(s.device)
+    products = (x - s[:, : k - 1, None]).cumprod(dim=1) @ w
+    integrals = torch.cat([torch.ones_like(s[:, :1]), products], dim=1)
     differences = (s[:, :, None] - s[:, None, :]).diagonal_scatter(torch.ones_like(s), dim1=1, dim2=2)
     return (integrals[:, None, :] / differences.cumprod(dim=2)).mT.tril()
 
@@ -80,44 +82,60 @@ class Adams(Method):
 
     def attempt(self, flow: Flow, lanes: Lanes) -> Trial:
         """One step of every sample, each of its own order."""
-        s = self._nodes(lanes)
-        before = integrated_differences(s[:, 1:])
-        predicted = lanes.z + over_batch(lanes.h, lanes.z) * _sum(_up_to(before, lanes.order - 1), lanes.slopes)
-        end = lanes.u + lanes.h
+        end, step, order = lanes.u + lanes.h, over_batch(lanes.h, lanes.z), lanes.order
+        before, after = self._terms(lanes)
+        predicted = lanes.z + step * _weighted(_row(before.cumsum(dim=1), order - 1), lanes)[:, 0]
         slope = flow.slope(predicted, end)
-        slopes = torch.cat([slope[:, None], lanes.slopes], dim=1)
-        after = integrated_differences(s)
-        z = lanes.z + over_batch(lanes.h, lanes.z) * _sum(_up_to(after, lanes.order), slopes)
-        terms = (after[:, 1:] * lanes.h[:, None, None]).to(slopes.dtype) @ slopes
-        errors = flow.norm(terms * flow.weight(lanes.z, z, end)[:, None])
-        return self._judged(lanes, z, slope, errors)
+        finite = torch.isfinite(slope).all(dim=1)
+        slope = torch.where(finite[:, None], slope, 0.0)  # it stays in its slot when the attempt is made again
+        lanes.slopes = _written(lanes.slopes, lanes.slots[:, 0], slope)
+        beside = torch.stack([order - 1, order, order + 1], dim=1)
+        rows = [_row(after.cumsum(dim=1), order), _row(after, beside.clamp(1, self.order + 1))]
+        moved = step[:, None] * _weighted(torch.cat(rows, dim=1), lanes)
+        z = lanes.z + moved[:, 0]
+        errors = flow.norm(moved[:, 1:] * flow.weight(lanes.z, z, end)[:, None])
+        return self._judged(lanes, z, slope, torch.where(finite[:, None], errors, torch.inf), beside)
 
-    def _judged(self, lanes: Lanes, z: Tensor, slope: Tensor, errors: Tensor) -> Trial:
-        """Which order goes on, and by how much the step changes. Args: errors (n, k) of the orders 1 to k."""
-        orders = torch.arange(1, self.history + 1, device=errors.device)
-        error = errors.gather(1, lanes.order[:, None] - 1)[:, 0]
-        known = orders <= lanes.filled[:, None]  # the error of order q needs q slopes before this one
-        highest = torch.where(error <= 1, lanes.order + 1, lanes.order).clamp(max=self.order)
-        factors = torch.stack(
-            [self.controller.factor(errors[:, q - 1], lanes.error, q + 1) for q in orders.tolist()], dim=1
-        )
-        factors = torch.where(known & (orders <= highest[:, None]), factors, 0.0)
-        factor, best = factors.max(dim=1)
-        return Trial(z, slope, error, factor, best + 1)
+    def remember(self, lanes: Lanes, slope: Tensor, accept: Tensor) -> None:
+        """The slope is in its slot already: it is the newest now, and the oldest one's slot is free."""
+        chosen = accept[:, None]
+        lanes.slots = torch.where(chosen, lanes.slots.roll(1, dims=1), lanes.slots)
+        lanes.places = torch.where(chosen, torch.cat([lanes.u[:, None], lanes.places[:, :-1]], dim=1), lanes.places)
+        lanes.filled = (lanes.filled + accept).clamp(max=self.history)
 
-    def _nodes(self, lanes: Lanes) -> Tensor:
-        """Places of the slopes in units of the step, the new one first; those not there yet far behind, all apart."""
+    def _judged(self, lanes: Lanes, z: Tensor, slope: Tensor, errors: Tensor, orders: Tensor) -> Trial:
+        """Which order goes on, and by how much the step changes. Args: errors and orders (n, 3), in the middle this."""
+        error = errors[:, 1]
+        factors = self.controller.factor(errors, lanes.error[:, None], orders + 1)
+        # the error of order q needs q slopes before this one; nothing is learnt of more from a step that failed
+        most = torch.where(error <= 1, lanes.order + 1, lanes.order).clamp(max=self.order).minimum(lanes.filled)
+        factor, best = torch.where((orders >= 1) & (orders <= most[:, None]), factors, 0.0).max(dim=1)
+        return Trial(z, slope, error, factor, lanes.order + best - 1)
+
+    def _terms(self, lanes: Lanes) -> tuple[Tensor, Tensor]:
+        """The weights of Newton's terms without and with the slope at the end, by slot (free one first) (n, k, k)."""
         s = (lanes.places - lanes.u[:, None]) / lanes.h[:, None]
         index = torch.arange(self.history, device=s.device)
-        s = torch.where(index < lanes.filled[:, None], s, -1e3 * (index + 1.0))
-        return torch.cat([torch.ones_like(s[:, :1]), s], dim=1)
+        s = torch.where(index < lanes.filled[:, None], s, -1e3 * (index + 1.0))  # those not there yet far behind
+        new, unused = torch.ones_like(s[:, :1]), torch.full_like(s[:, :1], 1e6)
+        both = integrated_differences(torch.cat([torch.cat([s, unused], 1), torch.cat([new, s], 1)]))
+        before, after = both.chunk(2)
+        return torch.cat([torch.zeros_like(before[..., :1]), before[..., :-1]], dim=2), after
 
 
-def _up_to(terms: Tensor, last: Tensor) -> Tensor:
-    """The weights (n, k) of the polynomial whose last term is number ``last`` (n,)."""
-    index = torch.arange(terms.shape[1], device=terms.device)
-    return torch.where((index <= last[:, None])[:, :, None], terms, 0.0).sum(dim=1)
+def _row(terms: Tensor, index: Tensor) -> Tensor:
+    """Rows (n, m, k) of terms (n, k, k); index (n,) or (n, m)."""
+    index = index.reshape(len(index), -1, 1)
+    return terms.gather(1, index.expand(-1, -1, terms.shape[2]))
 
 
-def _sum(weights: Tensor, slopes: Tensor) -> Tensor:
-    return (weights.to(slopes.dtype)[:, None] @ slopes)[:, 0]
+def _weighted(weights: Tensor, lanes: Lanes) -> Tensor:
+    """Sums (n, m, d) of slopes, for weights (n, m, k) in the order of ``lanes.slots``."""
+    placed = torch.zeros_like(weights).scatter_(2, lanes.slots[:, None].expand_as(weights), weights)
+    return placed.to(lanes.slopes.dtype) @ lanes.slopes
+
+
+def _written(slopes: Tensor, slot: Tensor, slope: Tensor) -> Tensor:
+    """The slopes with a new one in its slot; in place, unless a graph still needs the old."""
+    index = torch.arange(len(slot), device=slot.device), slot
+    return slopes.index_put(index, slope) if torch.is_grad_enabled() else slopes.index_put_(index, slope)

@@ -145,16 +145,18 @@ class _Run:
         u = self.first.expand(batch)
         count = torch.zeros(batch, dtype=torch.int64, device=x.device)
         slope = self.method.slope(flow, z, u)
-        slopes = torch.cat([slope[:, None], z.new_zeros(batch, self.method.history - 1, z.shape[1])], dim=1)
+        kept = self.method.history
+        slopes = torch.cat([slope[:, None], z.new_zeros(batch, kept, z.shape[1])], dim=1)
         failed = ~torch.isfinite(slope).all(dim=1)
         rows = torch.arange(batch, device=x.device)
         if self.recorder is not None:
             self.recorder.add(rows, rows >= 0, u, z, slope)
         return Lanes(
             rows=rows, z=z, u=u, h=self._first_step().expand(batch), error=torch.ones_like(u), nfe=count + 1,
-            bad=torch.where(failed, PATIENCE, count), slopes=slopes,
-            places=u[:, None].expand(batch, self.method.history), filled=count + 1,
-            order=count + self.method.first_order, accepted=count, rejected=count,
+            bad=torch.where(failed, PATIENCE, count), accepted=count, rejected=count,
+            order=count + self.method.first_order, slopes=slopes,
+            slots=torch.arange(kept + 1, device=x.device).roll(1).expand(batch, kept + 1),
+            places=u[:, None].expand(batch, kept), filled=count + 1,
         )  # fmt: skip
 
     def _first_step(self) -> Tensor:
@@ -183,12 +185,10 @@ class _Run:
             lanes.accepted, lanes.rejected = lanes.accepted + accept, lanes.rejected + ~accept
             lanes.bad = torch.where(torch.isfinite(trial.error), 0, lanes.bad + 1)
             lanes.error = torch.where(accept, trial.error, lanes.error)
-            lanes.filled = (lanes.filled + accept).clamp(max=self.method.history)
-            lanes.places = _pushed(accept, u, lanes.places)
             lanes.order, lanes.u = trial.order, u
             lanes.h = _within(lanes.h * trial.factor, self.last - u)
         lanes.z = torch.where(accept[:, None], trial.z, lanes.z)
-        lanes.slopes = _pushed(accept, trial.slope, lanes.slopes)
+        self.method.remember(lanes, trial.slope, accept)
         if self.recorder is not None:
             self.recorder.add(lanes.rows, accept, u, trial.z, trial.slope)
 
@@ -205,12 +205,6 @@ class _Run:
         outcome = Outcome(codes.cpu(), times.cpu(), whole("nfe").cpu())
         steps = {name: whole(name).cpu() for name in ("accepted", "rejected")}
         return whole("z"), {"outcome": outcome, **steps}
-
-
-def _pushed(accept: Tensor, newest: Tensor, stored: Tensor) -> Tensor:
-    """What is stored (n, k, ...) with the newest (n, ...) before it where accepted, the oldest dropped."""
-    moved = torch.cat([newest[:, None], stored[:, :-1]], dim=1)
-    return torch.where(accept.reshape(-1, *[1] * (stored.ndim - 1)), moved, stored)
 
 
 def _within(h: Tensor, remaining: Tensor) -> Tensor:

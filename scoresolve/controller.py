@@ -38,11 +38,11 @@ class Controller:
         require(0 < self.safety < 1, f"0 < safety < 1, got {self.safety}")
         require(0 < self.shrink < 1 < self.grow, f"0 < shrink < 1 < grow, got {self.shrink}, {self.grow}")
 
-    def factor(self, error: Tensor, previous: Tensor, order: float) -> Tensor:
+    def factor(self, error: Tensor, previous: Tensor, order: float | Tensor) -> Tensor:
         """What to multiply each step by.
 
         Args: scaled errors of this attempt and of the last accepted step, float64 (n,); order of the estimate plus
-        one. An error that is not finite shrinks the step as far as allowed.
+        one; or anything that these broadcast to. An error that is not finite shrinks the step as far as allowed.
 
         >>> import torch
         >>> Controller(safety=0.5).factor(torch.tensor([16.0, 0.0]), torch.ones(2), 4).tolist()

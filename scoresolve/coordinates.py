@@ -45,19 +45,25 @@ class Coordinates:
     Attributes:
         predicts: what the output m is.
         place: t -> u. time: u -> t.
-        size: t -> the scale of x.
-        rate: t -> the factor of m in dz/du.
+        scales: t -> the scale of x, and the factor of m in dz/du.
         unit: t -> ``size / (alpha + sigma)``: what 1 in z is in units of ``x / (alpha + sigma)``, in which tolerances
-            are given, because data and noise of unit variance keep it near one at all times.
+            are given, because data and noise of unit variance keep it near one at all times; None where it is one.
     """
 
     clock: Clock
     predicts: Prediction
     place: TimeFunction
     time: TimeFunction
-    size: TimeFunction
-    rate: TimeFunction
-    unit: TimeFunction
+    scales: Callable[[Tensor], tuple[Tensor, Tensor]]
+    unit: TimeFunction | None
+
+    def size(self, t: Tensor) -> Tensor:
+        """The scale of x."""
+        return self.scales(t)[0]
+
+    def rate(self, t: Tensor) -> Tensor:
+        """The factor of m in dz/du."""
+        return self.scales(t)[1]
 
     def places(self, times: np.ndarray) -> np.ndarray:
         """u of host times, float64. It is infinite where the noise, or for most clocks the signal, vanishes."""
@@ -75,37 +81,46 @@ def coordinates(sde: SDE, clock: Clock) -> Coordinates:
     (0.5, 4.0)
     """
 
-    def total(t: Tensor) -> Tensor:
-        return sde.alpha(t) + sde.sigma(t)
-
     def share(t: Tensor) -> Tensor:
-        return sde.sigma(t) / total(t)
+        return sde.sigma(t) / (sde.alpha(t) + sde.sigma(t))
 
     def of_share(w: Tensor) -> Tensor:
         return sde.time(torch.log1p(-w) - w.log())
 
-    def made(
-        predicts: Prediction, place: TimeFunction, time: TimeFunction, size: TimeFunction, rate: TimeFunction
-    ) -> Coordinates:
-        unit = torch.ones_like if size is total else lambda t: size(t) / total(t)
-        return Coordinates(clock, predicts, place, time, size, rate, unit)
+    def flow(rate: Callable[[Tensor, Tensor, Tensor], Tensor], place: TimeFunction, time: TimeFunction) -> Coordinates:
+        """The flow form, its rate a function of alpha, sigma and their sum."""
 
+        def scales(t: Tensor) -> tuple[Tensor, Tensor]:
+            alpha, sigma = sde.alpha(t), sde.sigma(t)
+            total = alpha + sigma
+            return total, rate(alpha, sigma, total)
+
+        return Coordinates(clock, "flow", place, time, scales, None)
+
+    def other(
+        predicts: Prediction, size: TimeFunction, rate: TimeFunction, place: TimeFunction, time: TimeFunction
+    ) -> Coordinates:
+        def unit(t: Tensor) -> Tensor:
+            return size(t) / (sde.alpha(t) + sde.sigma(t))
+
+        return Coordinates(clock, predicts, place, time, lambda t: (size(t), rate(t)), unit)
+
+    one = torch.ones_like
     match clock:
         case "t":
-            return made("velocity", _same, _same, torch.ones_like, torch.ones_like)
+            return other("velocity", one, one, _same, _same)
         case "rho":
-            return made("noise", sde.rho, lambda u: sde.time(-u.log()), sde.alpha, torch.ones_like)
+            return other("noise", sde.alpha, one, sde.rho, lambda u: sde.time(-u.log()))
         case "flow":
-            return made("flow", share, of_share, total, torch.ones_like)
+            return flow(lambda a, s, total: one(total), share, of_share)
         case "log_flow":
-            return made("flow", lambda t: share(t).log(), lambda u: of_share(u.exp()), total, share)
+            return flow(lambda a, s, total: s / total, lambda t: share(t).log(), lambda u: of_share(u.exp()))
         case "log_rho":
-            product = lambda t: share(t) * sde.alpha(t) / total(t)  # noqa: E731
-            return made("flow", lambda t: -sde.lam(t), lambda u: sde.time(-u), total, product)
+            return flow(lambda a, s, total: a * s / total**2, lambda t: -sde.lam(t), lambda u: sde.time(-u))
         case "data":
-            return made("data", sde.lam, sde.time, sde.sigma, lambda t: sde.lam(t).exp())
+            return other("data", sde.sigma, lambda t: sde.lam(t).exp(), sde.lam, sde.time)
         case "noise":
-            return made("noise", sde.lam, sde.time, sde.alpha, lambda t: -(-sde.lam(t)).exp())
+            return other("noise", sde.alpha, lambda t: -(-sde.lam(t)).exp(), sde.lam, sde.time)
     raise ValueError(unknown("clock", clock, get_args(Clock)))
 
 

@@ -51,22 +51,29 @@ class Flow:
     def output(self, z: Tensor, u: Tensor) -> Tensor:
         """m at the states z (n, d) and places u (n,). One network call."""
         t = self.time(u)
-        x = (z * over_batch(self.coordinates.size(t), z)).reshape(-1, *self.shape[1:])
-        return self.model.evaluate(x, t, self.coordinates.predicts).reshape(z.shape)
+        return self._asked(z, t, self.coordinates.size(t))
 
     def slope(self, z: Tensor, u: Tensor) -> Tensor:
         """dz/du. One network call."""
-        return self.output(z, u) * over_batch(self.coordinates.rate(self.time(u)), z)
+        t = self.time(u)
+        size, rate = self.coordinates.scales(t)
+        return self._asked(z, t, size) * over_batch(rate, z)
+
+    def _asked(self, z: Tensor, t: Tensor, size: Tensor) -> Tensor:
+        x = (z * over_batch(size, z)).reshape(-1, *self.shape[1:])
+        return self.model.evaluate(x, t, self.coordinates.predicts).reshape(z.shape)
 
     def weight(self, before: Tensor, after: Tensor, u: Tensor) -> Tensor:
         """One over the tolerance of each element of a step that ends at u: shape (n, d)."""
-        unit = over_batch(self.coordinates.unit(self.time(u)), after)
-        largest = torch.maximum(before.abs(), after.abs()).mul_(self.rtol)
-        if not self.extra:
-            return unit / (largest * unit + self.atol)
         d = after.shape[1] - self.extra
-        state = unit / (largest[:, :d] * unit + self.atol)
-        return torch.cat([state, 1 / (largest[:, d:] + d * self.atol)], dim=1)
+        largest = torch.maximum(before.abs(), after.abs()).mul_(self.rtol)
+        state = largest[:, :d]
+        if self.coordinates.unit is None:
+            state = state.add_(self.atol).reciprocal_()
+        else:
+            unit = over_batch(self.coordinates.unit(self.time(u)), after)
+            state = unit / (state * unit + self.atol)
+        return torch.cat([state, 1 / (largest[:, d:] + d * self.atol)], dim=1) if self.extra else state
 
     def norm(self, weighted: Tensor) -> Tensor:
         """Root mean square over the last dimension; with log-densities the largest of theirs and that of the state.

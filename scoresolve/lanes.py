@@ -16,8 +16,9 @@ class Lanes:
     """Each field has a row for each sample on its way.
 
     Attributes: rows (which sample of the batch), z (state), u (place), h (step), error (scaled, of the last accepted
-    step), nfe, bad (attempts in a row that were not finite), slopes (n, k, d) and places (n, k) at the ends of the last
-    steps, newest first, filled (how many of these there are), order (of the next step), accepted and rejected (steps).
+    step), nfe, bad (attempts in a row that were not finite), accepted and rejected (steps), order (of the next step);
+    slopes (n, k, d), what is kept of the network; slots (n, k), where in it: the newest last step's end first, after
+    the one that is free; places (n, k - 1) of those kept, newest first; filled, how many of them there are.
     """
 
     rows: Tensor
@@ -27,12 +28,13 @@ class Lanes:
     error: Tensor
     nfe: Tensor
     bad: Tensor
-    slopes: Tensor
-    places: Tensor
-    filled: Tensor
-    order: Tensor
     accepted: Tensor
     rejected: Tensor
+    order: Tensor
+    slopes: Tensor
+    slots: Tensor
+    places: Tensor
+    filled: Tensor
 
     def take(self, index: Tensor) -> Lanes:
         """Some of them."""
@@ -54,7 +56,7 @@ class Method(ABC):
     """How a step is attempted.
 
     Attributes: clock (of the coordinates it works in), calls (network calls of an attempt), first_order (of the first
-    step), history (how many slopes are kept), keeps_slope (dz/du; else the network's output).
+    step), history (how many slopes of steps done are kept), keeps_slope (dz/du; else the network's output).
     """
 
     clock: Clock
@@ -70,3 +72,7 @@ class Method(ABC):
     def slope(self, flow: Flow, z: Tensor, u: Tensor) -> Tensor:
         """What is kept of the network at a state. One network call."""
         return flow.slope(z, u) if self.keeps_slope else flow.output(z, u)
+
+    @abstractmethod
+    def remember(self, lanes: Lanes, slope: Tensor, accept: Tensor) -> None:
+        """Keep the slope at the end of the attempts that were accepted; ``lanes.u`` is that end."""

@@ -96,7 +96,7 @@ class _Pair(Method):
 
     order: int  # of the step; that of the error's estimate plus one
     controller: Controller
-    history = 1
+    history = 0
 
     @property
     def first_order(self) -> int:  # type: ignore[override]
@@ -110,6 +110,10 @@ class _Pair(Method):
         # a slope at the end that is not finite would be the first of the next step
         found = torch.where(torch.isfinite(slope).all(dim=1), found, torch.inf)
         return Trial(end, slope, found, self.controller.factor(found, lanes.error, self.order), lanes.order)
+
+    def remember(self, lanes: Lanes, slope: Tensor, accept: Tensor) -> None:
+        """In place of the last one."""
+        lanes.slopes = torch.where(accept[:, None, None], slope[:, None], lanes.slopes)
 
     @abstractmethod
     def _stages(self, flow: Flow, z: Tensor, first: Tensor, u: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
