@@ -31,7 +31,6 @@ from .coordinates import Clock
 from .errors import require
 from .flow import Flow
 from .lanes import Lanes, Method, Trial
-from .sde import over_batch
 
 _POINTS, _WEIGHTS = (
     torch.from_numpy(values) for values in 0.5 * (np.polynomial.legendre.leggauss(5) + np.array([[1.0], [0.0]]))
@@ -82,16 +81,16 @@ class Adams(Method):
 
     def attempt(self, flow: Flow, lanes: Lanes) -> Trial:
         """One step of every sample, each of its own order."""
-        end, step, order = lanes.u + lanes.h, over_batch(lanes.h, lanes.z), lanes.order
+        end, order = lanes.u + lanes.h, lanes.order
         before, after = self._terms(lanes)
-        predicted = lanes.z + step * _weighted(_row(before.cumsum(dim=1), order - 1), lanes)[:, 0]
+        predicted = lanes.z + _weighted(_row(before.cumsum(dim=1), order - 1), lanes)[:, 0]
         slope = flow.slope(predicted, end)
         finite = torch.isfinite(slope).all(dim=1)
         slope = torch.where(finite[:, None], slope, 0.0)  # it stays in its slot when the attempt is made again
         lanes.slopes = _written(lanes.slopes, lanes.slots[:, 0], slope)
         beside = torch.stack([order - 1, order, order + 1], dim=1)
         rows = [_row(after.cumsum(dim=1), order), _row(after, beside.clamp(1, self.order + 1))]
-        moved = step[:, None] * _weighted(torch.cat(rows, dim=1), lanes)
+        moved = _weighted(torch.cat(rows, dim=1), lanes)
         z = lanes.z + moved[:, 0]
         errors = flow.norm(moved[:, 1:] * flow.weight(lanes.z, z, end)[:, None])
         return self._judged(lanes, z, slope, torch.where(finite[:, None], errors, torch.inf), beside)
@@ -130,7 +129,8 @@ def _row(terms: Tensor, index: Tensor) -> Tensor:
 
 
 def _weighted(weights: Tensor, lanes: Lanes) -> Tensor:
-    """Sums (n, m, d) of slopes, for weights (n, m, k) in the order of ``lanes.slots``."""
+    """The step times sums (n, m, d) of slopes, for weights (n, m, k) in the order of ``lanes.slots``."""
+    weights = weights * lanes.h[:, None, None]
     placed = torch.zeros_like(weights).scatter_(2, lanes.slots[:, None].expand_as(weights), weights)
     return placed.to(lanes.slopes.dtype) @ lanes.slopes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -81,7 +82,7 @@ class Flow:
         float64; infinite where an element is not finite.
         """
         d = weighted.shape[-1] - self.extra
-        found = weighted[..., :d].square().mean(dim=-1).sqrt()
+        found = torch.linalg.vector_norm(weighted[..., :d], dim=-1) / math.sqrt(d)
         if self.extra:
             found = torch.maximum(found, weighted[..., d:].abs().amax(dim=-1))
         found = found.double()
