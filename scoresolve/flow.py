@@ -65,9 +65,10 @@ class Flow:
         return self.model.evaluate(x, t, self.coordinates.predicts).reshape(z.shape)
 
     def weight(self, before: Tensor, after: Tensor, u: Tensor) -> Tensor:
-        """One over the tolerance of each element of a step that ends at u: shape (n, d)."""
+        """One over the tolerance of each element of a step that ends at u: shape (n, d); NaN where it overflows."""
         d = after.shape[1] - self.extra
         largest = torch.maximum(before.abs(), after.abs()).mul_(self.rtol)
+        largest = torch.where(torch.isfinite(after), largest, torch.nan)  # any error would be small beside infinity
         state = largest[:, :d]
         if self.coordinates.unit is None:
             state = state.add_(self.atol).reciprocal_()
