@@ -24,15 +24,16 @@ from torch import Tensor
 
 from .coordinates import coordinates
 from .dense import DenseOutput, Recorder
+from .errors import require
 from .flow import Flow
 from .forms import sde_step
 from .lanes import Lanes, Method, Trial
 from .model import ScoreModel
 from .noise import NoiseSource
 from .outcome import MAX_NFE, NONFINITE, OK, STEP_UNDERFLOW, Outcome
-from .per_sample import PerSampleRunner
+from .per_sample import ADAPTIVE, PerSampleRunner
 from .sde import SDE
-from .table import AfterStep, Stats
+from .table import AfterStep, Stats, only_shown
 
 SMALLEST = 1e-10
 """The smallest step, as a share of the whole interval."""
@@ -66,6 +67,10 @@ class AdaptiveFlow(PerSampleRunner):
         begin, end = self._inside(model.sde, model.t_eps)
         first, last = float(self.times[0]), float(self.times[-1])
         jumps = (first != begin) + (end != last)
+        require(
+            self.budget > jumps,
+            f"nfe of at least {jumps + 1}, for the start and the first-order steps at the ends; got {self.budget}",
+        )
         x = x if first == begin else _jump(model, x, first, begin)
         flow = Flow.of(model, self.method.clock, x, (begin, end), self.rtol, self.atol)
         between = len(self.times) > 2 and after_step is not None
@@ -74,7 +79,7 @@ class AdaptiveFlow(PerSampleRunner):
         stats["outcome"].nfe.add_(jumps)
         final = (z * flow.coordinates.size(z.new_tensor(end, dtype=torch.float64)).to(z)).reshape(x.shape)
         final = final if end == last else _jump(model, final, end, last)
-        dense = recorder.finished(self.method.keeps_slope) if recorder is not None else None
+        dense = recorder.finished((begin, end), self.method.keeps_slope) if recorder is not None else None
         if after_step is not None:
             self._show(final, dense, after_step)
         return final, {**stats, "rtol": self.rtol, "atol": self.atol, "dense": dense if self.dense else None}
@@ -83,23 +88,23 @@ class AdaptiveFlow(PerSampleRunner):
         """The ends of the adaptive part: away from noise zero, and where the clock asks for it from pure noise.
 
         At pure noise lam is infinite. From there to alpha a first-order step is off by O(alpha^2), which is left below
-        the absolute tolerance.
+        the absolute tolerance. Neither step goes beyond the next of the times.
         """
-        clock = coordinates(sde, self.method.clock)
+        clock, times = coordinates(sde, self.method.clock), self.times.tolist()
         ends = []
-        for t in (float(self.times[0]), float(self.times[-1])):
+        for t, following in ((times[0], times[1]), (times[-1], times[-2])):
             if sde.sigma(t) == 0:
-                t = t_eps
+                t = min(t_eps, following)
             elif not bool(torch.isfinite(clock.place(torch.tensor(t, dtype=torch.float64)))):
-                t = sde.time(0.5 * math.log(self.atol))
+                t = max(sde.time(0.5 * math.log(self.atol)), following)
             ends.append(t)
         return ends[0], ends[1]
 
     def _show(self, final: Tensor, dense: DenseOutput | None, after_step: AfterStep) -> None:
         for step, t in enumerate(self.times[1:-1].tolist(), start=1):
             assert dense is not None
-            after_step(step, t, dense(t))
-        after_step(len(self.times) - 1, float(self.times[-1]), final)
+            only_shown(after_step, step, t, dense(t), ADAPTIVE)
+        only_shown(after_step, len(self.times) - 1, float(self.times[-1]), final, ADAPTIVE)
 
 
 def _jump(model: ScoreModel, x: Tensor, t: float, s: float) -> Tensor:

@@ -31,10 +31,10 @@ from .forms import sde_step
 from .model import ScoreModel
 from .noise import PATH, NoiseSource, PathSource
 from .outcome import MAX_NFE, NONFINITE, OK, STEP_UNDERFLOW, Outcome
-from .per_sample import PerSampleRunner
+from .per_sample import ADAPTIVE, PerSampleRunner
 from .sde import SDE
 from .sde_pair import CALLS, Numbers, Pair
-from .table import AfterStep, Stats
+from .table import AfterStep, Stats, only_shown
 
 NO_SIGNAL = -16.0
 """lam of a signal lost in float32's rounding of the noise."""
@@ -106,7 +106,8 @@ class _Run:
         self.final = start
         asked = self.times[1:-1] if after_step is not None else []
         self.between = {t: start if t == self.stops[0] else torch.full_like(start, math.nan) for t in asked}
-        edges, self.at = _roots(self.pair.place(torch.tensor(self.stops, dtype=torch.float64)), self.pair.longest)
+        edges, at = _roots(self.pair.place(torch.tensor(self.stops, dtype=torch.float64)), self.pair.longest)
+        self.asked_at = {at[self.stops.index(t)]: t for t in asked}  # edge -> time
         self.walk = BrownianWalk(noise, edges, self.pair.share, start, self.pair.integrals)
         step = torch.full((batch,), self.pair.first, dtype=torch.float64)
         no = torch.zeros(batch, dtype=torch.bool)
@@ -129,7 +130,7 @@ class _Run:
         if self.after_step is not None:
             self.between[self.times[-1]] = final
             for number, t in enumerate(self.times[1:], start=1):
-                self.after_step(number, t, self.between[t].reshape(self.shape))
+                only_shown(self.after_step, number, t, self.between[t].reshape(self.shape), ADAPTIVE)
         nodes = torch.cat(self.nodes) if self.nodes else torch.zeros(0, 3, dtype=torch.int64)
         return final, {
             "outcome": Outcome(self.codes, self.stood, self.nfe),
@@ -195,9 +196,9 @@ class _Run:
         self.nodes.append(torch.stack([self.way.rows[rows], walk.node[rows], walk.level[rows]], dim=1))
         walk.advance(rows)
         edge = torch.where(good, walk.at_edge(), -1)
-        for t in self.between:
-            there = (edge == self.at[self.stops.index(t)]).nonzero().flatten()
-            self.between[t] = self._put(self.between[t], there)
+        for number in set(edge.tolist()) & self.asked_at.keys():
+            t = self.asked_at[number]
+            self.between[t] = self._put(self.between[t], (edge == number).nonzero().flatten())
 
     def _combine(self, weights: Numbers, answer: Tensor | None = None) -> Tensor:
         """The registers times their weights."""

@@ -29,6 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .adaptive import AdaptiveFlow
+from .coordinates import check_places
 from .divergence import Divergence, control_variate, traces
 from .errors import require
 from .model import ScoreModel
@@ -36,7 +38,7 @@ from .noise import NoiseSource
 from .predictions import Prediction
 from .registry import Runner
 from .sde import SDE, Time, over_batch
-from .table import AfterStep, Stats, Table
+from .table import AfterStep, Stats, Table, only_shown
 
 
 def size_of(sde: SDE, prediction: Prediction, t: Time) -> Time:
@@ -96,7 +98,7 @@ class AugmentedModel(ScoreModel):
         self.tally.backward_passes += d if self.probes is None else self.extra
         size = size_of(self.sde, target, t)
         scaled = columns * (over_batch(size, columns) if isinstance(size, Tensor) else size)
-        return torch.cat([output.flatten(1), scaled], dim=1)
+        return torch.cat([output.reshape(len(y), -1), scaled], dim=1)
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,9 @@ class AugmentedRunner:
             )
         if isinstance(self.inner, Table):
             check_form(self.inner, self.sde)
+        if isinstance(self.inner, AdaptiveFlow) and self.inner.method.clock != "data":
+            # where the clock is infinite the first step is one of the data prediction, which scales log p differently
+            check_places(self.sde, self.inner.method.clock, self.times)
 
     @property
     def nfe(self) -> int | None:
@@ -158,11 +163,10 @@ class AugmentedRunner:
         def seen(step: int, t: float, y: Tensor) -> Tensor:
             assert after_step is not None
             state = y[:, :d].reshape(x.shape)
-            if after_step(step, t, state) is not state:
-                raise ValueError("a callback cannot change the state of a run with log_prob=: return None")
+            only_shown(after_step, step, t, state, "a run with log_prob=")
             return y
 
-        start = torch.cat([x.flatten(1), x.new_zeros(len(x), columns)], dim=1)
+        start = torch.cat([x.reshape(len(x), -1), x.new_zeros(len(x), columns)], dim=1)
         y, stats = self.inner.run(augmented, start, noise, None if after_step is None else seen)
         state = y[:, :d].reshape(x.shape).contiguous()
         density = self._density(y[:, d:].double(), x, state, augmented)

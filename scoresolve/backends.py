@@ -32,7 +32,7 @@ from .noise import NoiseSource, SampleStreams
 from .processes import VPSDE
 from .registry import SolverInfo
 from .sde import SDE
-from .table import AfterStep, Stats
+from .table import AfterStep, Stats, only_shown
 
 Library = Literal["torchdiffeq", "torchsde", "scipy"]
 _REFERENCES = {
@@ -228,7 +228,7 @@ class BackendRun:
             states = [*states[: len(self.times) - 2], data * self.sde.alpha(float(self.times[-1]))]
         for step, (t, state) in enumerate(zip(self.times[1:].tolist(), states, strict=True), start=1):
             if after_step is not None:
-                after_step(step, t, state)
+                only_shown(after_step, step, t, state, self.backend.name)
         return states[-1], {"rtol": self.backend.rtol, "atol": self.backend.atol}
 
     @property

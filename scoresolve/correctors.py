@@ -130,9 +130,11 @@ class PredictorCorrector:
     def of(cls, runner: object, corrector: Corrector, noiseless_end: bool) -> PredictorCorrector:
         """Raises: ValueError unless the predictor is a one-step table."""
         if not isinstance(runner, Table) or not runner.one_step:
-            name = runner.solver if isinstance(runner, Table) else type(runner).__name__
+            why = "this solver chooses its own steps"
+            if isinstance(runner, Table):
+                why = f"{runner.solver!r} keeps outputs of earlier steps"
             raise ValueError(
-                f"a corrector needs a one-step predictor, {name!r} keeps outputs of earlier steps: "
+                f"a corrector needs a one-step predictor, {why}: "
                 "use solver='ddim', 'ddpm', 'reverse_diffusion', 'euler_maruyama', 'euler' or 'heun'"
             )
         return cls(runner, corrector, len(runner.times) - 1 - (1 if noiseless_end else 0))

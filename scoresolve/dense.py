@@ -32,8 +32,8 @@ class Recorder:
         """The points (u, z, what the method keeps of the network there) of those samples whose step was accepted."""
         self._kept.append((rows, accept, u, z.detach(), slope.detach()))
 
-    def finished(self, kept_is_slope: bool) -> DenseOutput:
-        """The solution of each sample between its points."""
+    def finished(self, ends: tuple[float, float], kept_is_slope: bool) -> DenseOutput:
+        """The solution of each sample between its points; ``ends`` are the times of the run's first and last."""
         flow, sde = self.flow, self.flow.model.sde
         accept = torch.cat([mask for _, mask, _, _, _ in self._kept])
         rows, u, z, kept = (torch.cat([entry[which] for entry in self._kept])[accept] for which in (0, 2, 3, 4))
@@ -45,24 +45,32 @@ class Recorder:
         a, b, _ = conversion(flow.coordinates.predicts, "flow", sde, t, sde, t)
         slope = (over_batch(a, x) * x + over_batch(b, x) * output) * over_batch(log_flow.rate(t), x)
         y = x / over_batch(log_flow.size(t), x)
-        return DenseOutput(sde, flow.shape, rows, log_flow.place(t), y, slope)
+        return DenseOutput(sde, ends, flow.shape, rows, log_flow.place(t), y, slope)
 
 
 class DenseOutput:
     """The state of every sample at any time of the run: ``dense(t)``.
 
-    Args: sde; shape of the batch; of each point its sample (p,), place log w (p,), y and its slope (p, d), the points
-    of a sample in the order in which it went through them.
+    Args: sde; ends, the times between which the steps went; shape of the batch; of each point its sample (p,), place
+    log w (p,), y and its slope (p, d), the points of a sample in the order in which it went through them.
     """
 
-    def __init__(self, sde: SDE, shape: torch.Size, rows: Tensor, places: Tensor, y: Tensor, slopes: Tensor) -> None:
-        self.sde, self.shape, self._on = sde, shape, coordinates(sde, "log_flow")
+    def __init__(
+        self,
+        sde: SDE,
+        ends: tuple[float, float],
+        shape: torch.Size,
+        rows: Tensor,
+        places: Tensor,
+        y: Tensor,
+        slopes: Tensor,
+    ) -> None:
+        self.sde, self.ends, self.shape, self._on = sde, ends, shape, coordinates(sde, "log_flow")
         order = rows.argsort(stable=True)
         self._places, self._y, self._slopes = places[order], y[order], slopes[order]
         self._count = torch.bincount(rows, minlength=shape[0])
         self._start = self._count.cumsum(0) - self._count
-        ends = self._places[self._start], self._places[self._start + self._count - 1]
-        self._sign = (ends[1] - ends[0]).sign()  # samples go down or up; one that never moved stands
+        self._sign = 1.0 if ends[1] > ends[0] else -1.0
         self._table = self._padded()
 
     def _padded(self) -> Tensor:
@@ -71,7 +79,7 @@ class DenseOutput:
         index = torch.arange(most, device=self._places.device)
         inside = index < self._count[:, None]
         at = (self._start[:, None] + index).clamp(max=len(self._places) - 1)
-        travelled = self._places[at] * self._sign[:, None]
+        travelled = self._places[at] * self._sign
         return torch.where(inside, travelled, torch.inf).contiguous()
 
     def __call__(self, t: float | Tensor) -> Tensor:
@@ -80,15 +88,17 @@ class DenseOutput:
         A sample that failed is NaN beyond the time that it reached. Raises: ValueError outside the run's times.
         """
         batch = self.shape[0]
-        t = torch.as_tensor(t, dtype=torch.float64, device=self._places.device).expand(batch)
-        place = self._on.place(t) * self._sign
-        slack = 1e-9 * (1 + place.abs())
-        require(
-            bool((place >= self._table[:, 0] - slack).all()), "times within those of the run, got one before its start"
-        )
+        t = torch.as_tensor(t, dtype=torch.float64, device=self._places.device)
+        require(t.shape in ((), (batch,)), f"one time, or {batch}, one for each sample; got shape {tuple(t.shape)}")
+        low, high = sorted(self.ends)
+        inside = bool(((t >= low * (1 - 1e-9)) & (t <= high * (1 + 1e-9))).all())
+        require(inside, f"times within those of the run, from {self.ends[0]:g} to {self.ends[1]:g}")
+        t = t.clamp(low, high).expand(batch)
+        own = self._on.place(t)
+        place, slack = own * self._sign, 1e-9 * (1 + own.abs())
         after = torch.searchsorted(self._table, place[:, None].contiguous())[:, 0]
         first = (after - 2).clamp(min=0).minimum((self._count - 3).clamp(min=0))
-        value = self._hermite(self._start + first, (self._count - first).clamp(max=3), place * self._sign)
+        value = self._hermite(self._start + first, (self._count - first).clamp(max=3), own)
         last = self._table.gather(1, self._count[:, None] - 1)[:, 0]
         value = torch.where((place <= last + slack)[:, None], value, torch.nan)
         return (value * over_batch(self._on.size(t), value)).reshape(self.shape)

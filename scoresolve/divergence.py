@@ -101,7 +101,9 @@ class Divergence:
         if self.control is not None:
             wanted, got = tuple(x.shape[1:]), tuple(self.control.shape)
             require(wanted == got, f"a control of samples of shape {wanted}, got {got}")
-        normals = torch.stack([noise.draw(PROBE, number, x.detach()).flatten(1) for number in range(self.probes)])
+        normals = torch.stack(
+            [noise.draw(PROBE, number, x.detach()).reshape(len(x), -1) for number in range(self.probes)]
+        )
         return torch.where(normals < 0, -1.0, 1.0).to(x)  # never 0, which the sign of a normal could be
 
 
@@ -137,7 +139,7 @@ def quadratic_forms(output: Tensor, x: Tensor, vectors: Vectors, count: int, cre
     forms = []
     for first in range(0, count, size):
         block = vectors(first, min(first + size, count)).reshape(-1, *x.shape)
-        forms.append((_products(output, x, block, create_graph) * block).flatten(2).sum(dim=2))
+        forms.append((_products(output, x, block, create_graph) * block).reshape(len(block), len(x), -1).sum(dim=2))
     return torch.cat(forms).T
 
 

@@ -124,7 +124,7 @@ def interpolate(a: Tensor, b: Tensor, weight: Weights, *, method: Interpolation 
     inside = weights.ndim <= 1 and bool(((weights >= 0) & (weights <= 1)).all())
     require(inside, f"weights in [0, 1], one or a list of them, got {weight}")
     w = weights.reshape(-1, 1, 1).to(a)
-    ends = a.flatten(1)[None], b.flatten(1)[None]
+    ends = a.reshape(1, len(a), -1), b.reshape(1, len(b), -1)
     path = _spherical(*ends, w) if method == "spherical" else torch.lerp(*ends, w)
     return path.reshape(*weights.shape, *a.shape)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -86,6 +86,12 @@ class Outcome:
             f"{len(failures)} of {batch} samples did not arrive ({shown}): {_ADVICE[status]}"
             + ("; on_error='mask' returns the others" if len(failures) < batch else "")
         )
+
+    def with_end(self, final: Tensor, end: float) -> Outcome:
+        """The same, but that samples which arrived with a state that is not finite have failed, at time ``end``."""
+        finite = torch.isfinite(final.detach().reshape(len(final), -1)).all(dim=1).cpu()
+        lost = self.ok & ~finite
+        return replace(self, codes=torch.where(lost, NONFINITE, self.codes), times=torch.where(lost, end, self.times))
 
     @classmethod
     def join(cls, parts: Sequence[Outcome]) -> Outcome:

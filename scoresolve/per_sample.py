@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Self
@@ -13,6 +14,9 @@ from .errors import require
 from .model import ScoreModel
 from .noise import NoiseSource
 from .table import AfterStep, Stats
+
+ADAPTIVE = "a solver whose samples have steps of their own"
+"""What a run of it is called in messages."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,8 @@ class PerSampleRunner(ABC):
     stochastic = False
 
     def __post_init__(self) -> None:
-        require(self.rtol > 0, f"rtol > 0, got rtol={self.rtol}")
-        require(self.atol > 0, f"atol > 0, got atol={self.atol}")
+        require(0 < self.rtol < math.inf, f"a finite rtol > 0, got rtol={self.rtol}")
+        require(0 < self.atol < math.inf, f"a finite atol > 0, got atol={self.atol}")
 
     def limited(self, nfe: int) -> Self:
         """The same with a budget of network calls."""

@@ -88,7 +88,8 @@ def sample(
         log_prob: "exact", "hutchinson" or a :class:`Divergence`: log p of each sample in the same pass, with the start
             under the prior N(0, prior_std^2); the solver must be of kind "ode", and there must be noise at the end.
         trajectory: keep the state at every time.
-        callback: called with a :class:`Step` after each step; may return a changed state.
+        callback: called with a :class:`Step` after each step; may return a changed state, but not to adaptive solvers,
+            to other libraries' and with log_prob=, which show it the times of the grid.
         progress: show a progress bar of network calls.
         grad: keep the graph, so that gradients flow to ``start`` and to the network's parameters.
         on_error: "raise" if any sample fails, or "mask": the others are returned as they are, those that failed as
@@ -277,12 +278,13 @@ def _solve(
     with torch.set_grad_enabled(view.grad), bar:
         final, own = runner.run(session, x, noise, observed)
         if view.denoise:
-            final = session.data(final, float(times[-1]))
+            final = session.data(final, float(times[-1])).clone()  # a network may write its next answer over this one
         outcome = own.pop("outcome", None)
         if outcome is None:
             outcome = _ended(watch, final, float(times[-1]), view)
         elif view.denoise:
             outcome.nfe.add_(1)
+        outcome = outcome.with_end(final, float(times[-1]))  # the last call of the network may be beyond all steps
         density = own.pop("density", None)
         if view.on_error == "raise":
             outcome.require_ok()
@@ -308,9 +310,7 @@ def _ended(watch: Watch, final: Tensor, end: float, view: _View) -> Outcome:
     if view.on_error == "raise":
         watch.close()
         require_finite(final.detach(), "after the last step the state holds")
-    failed_at = watch.failed_at(len(final))
-    overflown = ~torch.isfinite(final.detach().reshape(len(final), -1)).all(dim=1).cpu() & torch.isnan(failed_at)
-    return Outcome.of_calls(len(final), watch.calls, end, torch.where(overflown, end, failed_at))
+    return Outcome.of_calls(len(final), watch.calls, end, watch.failed_at(len(final)))
 
 
 def _replacement(changed: Tensor, state: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, cast, get_args
 import numpy as np
 from torch import Tensor
 
-from .errors import require
+from .errors import NetworkOutputError, require
 from .model import ScoreModel
 from .noise import SOLVER, NoiseSource
 from .predictions import Prediction
@@ -27,6 +27,13 @@ from .sde import SDE
 Stats: TypeAlias = dict[str, Any]
 AfterStep: TypeAlias = Callable[[int, float, Tensor], Tensor]
 """``after_step(step, time, x) -> x``: called when the base state has reached the end of a step."""
+
+
+def only_shown(after_step: AfterStep, step: int, t: float, x: Tensor, run: str) -> None:
+    """Let ``after_step`` see a state that it cannot change. Raises: ValueError if it does, naming the run."""
+    if after_step(step, t, x) is not x:
+        raise ValueError(f"a callback cannot change the state of {run}: return None")
+
 
 _FORMAT = "scoresolve table 2"
 
@@ -173,7 +180,13 @@ class Table:
         y, step = x, 0
         for number, row in enumerate(self.rows):
             model.at_step(step)
-            outputs = [model.evaluate(y, row.t, row.asks or self.predicts), *outputs[: history - 1]]
+            output, earlier = model.evaluate(y, row.t, row.asks or self.predicts), outputs[: history - 1]
+            if any(output is other for other in earlier):
+                raise NetworkOutputError(
+                    "the network returned the same tensor twice and so wrote over an output that "
+                    f"{self.solver or 'this table'!r} still needs: let it return a copy (output.clone())"
+                )
+            outputs = [output, *earlier]
             if row.normals:
                 normals = [noise.draw(SOLVER, number, x) if row.draws else None, *normals[: kept - 1]]
             moved = combine(row.commit, x, outputs)
