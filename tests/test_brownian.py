@@ -195,3 +195,11 @@ def test_deep_nodes_meet_no_other_stream() -> None:
     source, like = ss.SampleStreams(0, [0]), torch.empty(1, 4)
     deep = source.draw(PATH, torch.tensor([2**40]), like)
     assert not any(torch.equal(deep, source.draw(stream, 0, like)) for stream in (SOLVER, CORRECTOR, PATH))
+
+
+def test_what_is_drawn_for_a_root_has_the_covariance_of_increment_and_integral() -> None:
+    """The map from normals to (W, I) is linear; times its transpose it is [[1, 1/2], [1/2, 1/3]], to rounding."""
+    units = torch.eye(2, dtype=torch.float64)[None]  # channels are the normals, elements the two unit vectors
+    factor = whole(units)[0]
+    expected = torch.tensor([[1, 1 / 2], [1 / 2, 1 / 3]], dtype=torch.float64)
+    torch.testing.assert_close(factor @ factor.T, expected, rtol=1e-14, atol=1e-14)
