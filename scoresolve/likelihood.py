@@ -133,7 +133,7 @@ def log_likelihood(
             (batch, ...), float64, to log-densities (batch,); default N(0, prior_std^2 I).
         solver, nfe, steps, grid, t_max, options: as in :func:`encode`; by default it is
             adaptive, with tolerances of 1e-6.
-        rtol, atol: tolerances of an adaptive solver, for x and for log p in nats.
+        rtol, atol: tolerances of an adaptive solver, for x; for log p, in nats, d times atol beside rtol |log p|.
         t_min: where x0 stands; default the process' ``t_min``, or ``t_eps`` where that is noise zero.
         levels, data_range: of data that was whole numbers in 0 ... levels - 1 and is now in (low, high), for
             bits_per_dim; give both or neither.
