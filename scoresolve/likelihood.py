@@ -42,7 +42,7 @@ from .exact import Gaussian, Law
 from .grids import GridLike
 from .model import ScoreModel
 from .noise import DEQUANTISATION, SampleStreams
-from .outcome import Failure, Outcome
+from .outcome import Ended, Outcome
 from .sampling import OnError, encode
 from .solution import Solution
 from .starting import check_model, check_state
@@ -51,7 +51,7 @@ Prior: TypeAlias = Law | Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class LogLikelihood:
+class LogLikelihood(Ended):
     """The result of :func:`log_likelihood`; tensors are of shape (batch,) unless said otherwise.
 
     Attributes:
@@ -73,21 +73,6 @@ class LogLikelihood:
     nfe: int
     outcome: Outcome
     stats: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> Tensor:
-        """Which samples arrived, bool, on the host."""
-        return self.outcome.ok
-
-    @property
-    def failures(self) -> tuple[Failure, ...]:
-        """The samples that did not arrive."""
-        return self.outcome.failures
-
-    @property
-    def nfe_per_sample(self) -> Tensor:
-        """The network calls that each sample took part in, int64, on the host."""
-        return self.outcome.nfe
 
     def __repr__(self) -> str:
         bits = self.bits_per_dim.detach()
@@ -219,7 +204,7 @@ def _joined(parts: list[Solution], prior: Prior | None, offset: float) -> LogLik
         offset_bits=offset,
         latents=latents,
         nfe=sum(part.nfe for part in parts),
-        outcome=Outcome.join([part.outcome for part in parts if part.outcome is not None]),
+        outcome=Outcome.join([part.outcome for part in parts]),
         stats={"solver": parts[0].stats["solver"], **summed},
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from .errors import require, unknown
 from .guidance import has_rows, join_conditioning
+from .labels import TimeLabel, label_of
 from .predictions import Prediction, Values, conversion
 from .sde import SDE, over_batch
 from .watch import Watch, version_of
 
-TimeLabel = Literal["t", "index", "fractional_index", "sigma", "rho", "lam"]
 ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -231,7 +231,7 @@ class ScoreModel:
         a, b, scale = conversion(self.predicts, target, native, tau, self.sde, t)
         if isinstance(t, np.ndarray):
             self._require_finite(t, a, b, target)
-        return a, b, scale, self._label(tau)
+        return a, b, scale, label_of(self.time, native, tau)
 
     def _require_finite(self, t: np.ndarray, a: np.ndarray, b: np.ndarray, target: str) -> None:
         bad = ~(np.isfinite(a) & np.isfinite(b))
@@ -242,24 +242,6 @@ class ScoreModel:
                 f"{self.sde!r} (alpha = {self.sde.alpha(at):g}, sigma = {self.sde.sigma(at):g}): keep away from that "
                 "end with t_max= or t_min=, or use a network that predicts data, v or velocity"
             )
-
-    def _label(self, t: Values) -> Values:
-        match self.time:
-            case "t":
-                return t
-            case "index":
-                return (self._fractional_index(t)).round()
-            case "fractional_index":
-                return self._fractional_index(t)
-            case "sigma" | "rho" | "lam":
-                clock: Values = getattr(self.native, self.time)(t)
-                return clock
-        label = self.time(torch.as_tensor(t, dtype=torch.float64))
-        label = torch.as_tensor(label, dtype=torch.float64).expand(torch.as_tensor(t).shape)
-        return label.detach().cpu().numpy() if isinstance(t, np.ndarray) else label
-
-    def _fractional_index(self, t: Values) -> Values:
-        return t * len(getattr(self.native, "betas")) - 1  # noqa: B009 (only DiscreteVPSDE gets here)
 
     # -- the call -----------------------------------------------------------------------------------------------
 

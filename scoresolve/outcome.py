@@ -104,3 +104,29 @@ class Outcome:
         failed = ~torch.isnan(failed_at)
         codes = torch.where(failed, NONFINITE, OK)
         return cls(codes, torch.where(failed, failed_at, end), torch.full((batch,), calls))
+
+
+class Ended:
+    """What results say of the samples they are of; a base of those that have an ``outcome``."""
+
+    outcome: Outcome
+
+    @property
+    def ok(self) -> Tensor:
+        """Which samples arrived, bool (batch,) on the host; all do unless ``on_error="mask"`` was asked for."""
+        return self.outcome.ok
+
+    @property
+    def status(self) -> tuple[Status, ...]:
+        """How each sample ended: "ok", "max_nfe", "nonfinite" or "step_underflow"."""
+        return tuple(CODES[code] for code in self.outcome.codes.tolist())
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The samples that did not arrive, each with its status, the time where it stood and its network calls."""
+        return self.outcome.failures
+
+    @property
+    def nfe_per_sample(self) -> Tensor:
+        """The network calls that each sample took part in, int64 (batch,) on the host."""
+        return self.outcome.nfe

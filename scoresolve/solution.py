@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .augmented import Density
 from .dense import DenseOutput
-from .outcome import CODES, Failure, Outcome, Status
+from .outcome import Ended, Outcome
 from .table import Table
 
 
@@ -29,16 +29,16 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Solution:
+class Solution(Ended):
     """The result of a run.
 
     Attributes:
         samples: the final state, shape (batch, ...).
         nfe: network calls, counted where they were made.
         times: where the state stood, float64, first to last: the grid, and the levels that a solver goes back up to.
+        outcome: how each sample ended: see ``ok``, ``status``, ``failures`` and ``nfe_per_sample``.
         trajectory: the states at ``times``, shape (len(times), batch, ...), or None if it was not asked for.
         table: the table that was run, or None for a solver that is not one.
-        outcome: how each sample ended: see ``ok``, ``status``, ``failures`` and ``nfe_per_sample``.
         dense: the state at any time of an adaptive run, if ``dense=True`` was asked for: see ``at``.
         density: log p along the run, if ``log_prob=`` was given: see ``log_prob``, ``log_det`` and ``standard_error``.
         stats: "seed", "network_rows" (samples seen by the network; guidance counts twice) and the solver's own.
@@ -47,32 +47,12 @@ class Solution:
     samples: Tensor
     nfe: int
     times: np.ndarray
+    outcome: Outcome
     trajectory: Tensor | None = None
     table: Table | None = None
-    outcome: Outcome | None = None
     dense: DenseOutput | None = None
     density: Density | None = None
     stats: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> Tensor:
-        """Which samples arrived, bool (batch,) on the host; all do unless ``on_error="mask"`` was asked for."""
-        return self._ended.ok
-
-    @property
-    def status(self) -> tuple[Status, ...]:
-        """How each sample ended: "ok", "max_nfe", "nonfinite" or "step_underflow"."""
-        return tuple(CODES[code] for code in self._ended.codes.tolist())
-
-    @property
-    def failures(self) -> tuple[Failure, ...]:
-        """The samples that did not arrive, each with its status, the time where it stood and its network calls."""
-        return self._ended.failures
-
-    @property
-    def nfe_per_sample(self) -> Tensor:
-        """The network calls that each sample took part in, int64 (batch,) on the host."""
-        return self._ended.nfe
 
     def at(self, t: float | Tensor) -> Tensor:
         """The state at time t of an adaptive run, between its steps as well: shape (batch, ...).
@@ -112,12 +92,6 @@ class Solution:
         if self.density is None:
             raise ValueError('this run had no log p: ask for it with log_prob="exact" or log_prob="hutchinson"')
         return self.density
-
-    @property
-    def _ended(self) -> Outcome:
-        if self.outcome is None:
-            raise ValueError("this solution was made without the outcome of its samples")
-        return self.outcome
 
     def __repr__(self) -> str:
         shape = tuple(self.samples.shape)
