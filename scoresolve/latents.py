@@ -29,7 +29,8 @@ from .grids import GridLike
 from .model import ScoreModel
 from .presets import resolve
 from .registry import get_solver
-from .sampling import OnError, sample
+from .running import OnError
+from .sampling import sample
 from .solution import Callback, Solution
 from .starting import check_model, check_state, noisy_end
 

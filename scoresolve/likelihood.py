@@ -43,7 +43,8 @@ from .grids import GridLike
 from .model import ScoreModel
 from .noise import DEQUANTISATION, SampleStreams
 from .outcome import Ended, Outcome
-from .sampling import OnError, encode
+from .running import OnError
+from .sampling import encode
 from .solution import Solution
 from .starting import check_model, check_state
 

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .augmented import AugmentedRunner
 from .backends import Backend
-from .correctors import CorrectorLike, PredictorCorrector
+from .correctors import CorrectorLike
 from .defaults import REVERSIBLE_TOLERANCE, chosen
 from .divergence import Divergence, Method
-from .errors import require, unknown, whole_number
+from .errors import require, whole_number
 from .grids import GridLike
 from .model import ScoreModel
 from .noise import NoiseSource, SampleStreams
-from .outcome import Outcome
 from .per_sample import PerSampleRunner
 from .planning import Request, check_table, plan
 from .presets import resolve
 from .registry import Runner, SolverInfo, get_solver
-from .solution import Callback, Solution, Step
+from .running import OnError, View, solve
+from .solution import Callback, Solution
 from .starting import check_ends, check_model, check_state, noisy_end, start_state
 from .table import Table
-from .watch import Watch, require_finite
-
-OnError = Literal["raise", "mask"]
 
 
 def sample(
@@ -132,12 +125,12 @@ def sample(
             runner = runner.limited(nfe - closing)
     if start is None:
         x = x * model.sde.prior_std(float(times[0]))
-    view = _View(trajectory, callback, progress, grad, on_error, denoise and model.sde.sigma(float(times[-1])) > 0)
+    view = View(trajectory, callback, progress, grad, on_error, denoise and model.sde.sigma(float(times[-1])) > 0)
     if log_prob is not None:
         require(not denoise, "log_prob= without denoise=True, whose last jump has no inverse")
         runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
     name = solver.solver if isinstance(solver, Table) else _name(solver)
-    return _solve(model, x, runner, times, streams, nfe, view, {"solver": name, "seed": seed})
+    return solve(model, x, runner, times, streams, nfe, view, {"solver": name, "seed": seed})
 
 
 def encode(
@@ -193,9 +186,9 @@ def encode(
         runner = runner.limited(nfe)
     if log_prob is not None:
         runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
-    view = _View(trajectory, callback, progress, grad, on_error)
+    view = View(trajectory, callback, progress, grad, on_error)
     streams = SampleStreams(seed, range(len(x)) if indices is None else indices)
-    return _solve(model, x, runner, times, streams, nfe, view, {"solver": _name(solver)})
+    return solve(model, x, runner, times, streams, nfe, view, {"solver": _name(solver)})
 
 
 def _name(solver: str | Backend) -> str:
@@ -228,93 +221,3 @@ def _steps_of(grid: GridLike | None) -> int | None:
     if grid is None:
         return None
     return len(grid) - 1 if isinstance(grid, Sized) and not isinstance(grid, str) else 1
-
-
-@dataclass(frozen=True)
-class _View:
-    """What is shown and kept of a run."""
-
-    trajectory: bool
-    callback: Callback | None
-    progress: bool
-    grad: bool
-    on_error: OnError = "raise"
-    denoise: bool = False
-
-    def __post_init__(self) -> None:
-        if self.on_error not in get_args(OnError):
-            raise ValueError(unknown("on_error", self.on_error, get_args(OnError)))
-
-
-def _solve(
-    model: ScoreModel,
-    x: Tensor,
-    runner: Runner,
-    times: np.ndarray,
-    noise: NoiseSource,
-    nfe: int | None,
-    view: _View,
-    stats: dict[str, Any],
-) -> Solution:
-    """Run, watching the network; gather the states on the way."""
-    total = None if runner.nfe is None else runner.nfe + view.denoise
-    bar = tqdm(total=total, desc=stats["solver"], unit="call", disable=not view.progress)
-    inner = runner.inner if isinstance(runner, AugmentedRunner) else runner
-    alone = isinstance(inner, PerSampleRunner)  # looks after budget and failures of each sample itself
-    limit = None if alone or runner.nfe is not None else nfe  # a table cannot exceed its own length
-    watch = Watch(on_nonfinite="ignore" if alone else view.on_error, limit=limit, on_call=bar.update)
-    session = model.session(watch)
-    states = [x]
-
-    def after_step(step: int, t: float, state: Tensor) -> Tensor:
-        if view.callback is not None:
-            changed = view.callback(Step(step, t, state, watch.calls))
-            state = state if changed is None else _replacement(changed, state)
-        if view.trajectory:
-            states.append(state)
-        return state
-
-    observed = after_step if view.trajectory or view.callback is not None else None
-    with torch.set_grad_enabled(view.grad), bar:
-        final, own = runner.run(session, x, noise, observed)
-        if view.denoise:
-            final = session.data(final, float(times[-1])).clone()  # a network may write its next answer over this one
-        outcome = own.pop("outcome", None)
-        if outcome is None:
-            outcome = _ended(watch, final, float(times[-1]), view)
-        elif view.denoise:
-            outcome.nfe.add_(1)
-        outcome = outcome.with_end(final, float(times[-1]))  # the last call of the network may be beyond all steps
-        density = own.pop("density", None)
-        if view.on_error == "raise":
-            outcome.require_ok()
-        elif outcome.failures:
-            final = torch.where(outcome.ok.to(final.device).reshape(-1, *[1] * (final.ndim - 1)), final, math.nan)
-            density = density and density.where(outcome.ok)
-    table = inner.table if isinstance(inner, PredictorCorrector) else inner
-    return Solution(
-        samples=final,
-        nfe=watch.calls,
-        times=table.times if isinstance(table, Table) else times,
-        trajectory=torch.stack(states) if view.trajectory else None,
-        table=table if isinstance(table, Table) else None,
-        outcome=outcome,
-        dense=own.pop("dense", None),
-        density=density,
-        stats={**stats, "network_rows": watch.rows, **own},
-    )
-
-
-def _ended(watch: Watch, final: Tensor, end: float, view: _View) -> Outcome:
-    """The outcome of samples that went together. Raises NonFiniteError if they are not to be masked."""
-    if view.on_error == "raise":
-        watch.close()
-        require_finite(final.detach(), "after the last step the state holds")
-    return Outcome.of_calls(len(final), watch.calls, end, watch.failed_at(len(final)))
-
-
-def _replacement(changed: Tensor, state: Tensor) -> Tensor:
-    if not isinstance(changed, Tensor) or changed.shape != state.shape or changed.dtype != state.dtype:
-        got = f"{tuple(changed.shape)} {changed.dtype}" if isinstance(changed, Tensor) else type(changed).__name__
-        raise ValueError(f"callback returned {got}; expected None, or a state of {tuple(state.shape)} {state.dtype}")
-    return changed

@@ -1,0 +1,116 @@
+"""One run of a solver: the network watched, the states on the way gathered, the samples that fail told apart."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .augmented import AugmentedRunner
+from .correctors import PredictorCorrector
+from .errors import unknown
+from .model import ScoreModel
+from .noise import NoiseSource
+from .outcome import Outcome
+from .per_sample import PerSampleRunner
+from .registry import Runner
+from .solution import Callback, Solution, Step
+from .table import Table
+from .watch import Watch, require_finite
+
+OnError = Literal["raise", "mask"]
+
+
+@dataclass(frozen=True)
+class View:
+    """What is shown and kept of a run."""
+
+    trajectory: bool
+    callback: Callback | None
+    progress: bool
+    grad: bool
+    on_error: OnError = "raise"
+    denoise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.on_error not in get_args(OnError):
+            raise ValueError(unknown("on_error", self.on_error, get_args(OnError)))
+
+
+def solve(
+    model: ScoreModel,
+    x: Tensor,
+    runner: Runner,
+    times: np.ndarray,
+    noise: NoiseSource,
+    nfe: int | None,
+    view: View,
+    stats: dict[str, Any],
+) -> Solution:
+    """Run, watching the network; gather the states on the way."""
+    total = None if runner.nfe is None else runner.nfe + view.denoise
+    bar = tqdm(total=total, desc=stats["solver"], unit="call", disable=not view.progress)
+    inner = runner.inner if isinstance(runner, AugmentedRunner) else runner
+    alone = isinstance(inner, PerSampleRunner)  # looks after budget and failures of each sample itself
+    limit = None if alone or runner.nfe is not None else nfe  # a table cannot exceed its own length
+    watch = Watch(on_nonfinite="ignore" if alone else view.on_error, limit=limit, on_call=bar.update)
+    session = model.session(watch)
+    states = [x]
+
+    def after_step(step: int, t: float, state: Tensor) -> Tensor:
+        if view.callback is not None:
+            changed = view.callback(Step(step, t, state, watch.calls))
+            state = state if changed is None else _replacement(changed, state)
+        if view.trajectory:
+            states.append(state)
+        return state
+
+    observed = after_step if view.trajectory or view.callback is not None else None
+    with torch.set_grad_enabled(view.grad), bar:
+        final, own = runner.run(session, x, noise, observed)
+        if view.denoise:
+            final = session.data(final, float(times[-1])).clone()  # a network may write its next answer over this one
+        outcome = own.pop("outcome", None)
+        if outcome is None:
+            outcome = _ended(watch, final, float(times[-1]), view)
+        elif view.denoise:
+            outcome.nfe.add_(1)
+        outcome = outcome.with_end(final, float(times[-1]))  # the last call of the network may be beyond all steps
+        density = own.pop("density", None)
+        if view.on_error == "raise":
+            outcome.require_ok()
+        elif outcome.failures:
+            final = torch.where(outcome.ok.to(final.device).reshape(-1, *[1] * (final.ndim - 1)), final, math.nan)
+            density = density and density.where(outcome.ok)
+    table = inner.table if isinstance(inner, PredictorCorrector) else inner
+    return Solution(
+        samples=final,
+        nfe=watch.calls,
+        times=table.times if isinstance(table, Table) else times,
+        trajectory=torch.stack(states) if view.trajectory else None,
+        table=table if isinstance(table, Table) else None,
+        outcome=outcome,
+        dense=own.pop("dense", None),
+        density=density,
+        stats={**stats, "network_rows": watch.rows, **own},
+    )
+
+
+def _ended(watch: Watch, final: Tensor, end: float, view: View) -> Outcome:
+    """The outcome of samples that went together. Raises NonFiniteError if they are not to be masked."""
+    if view.on_error == "raise":
+        watch.close()
+        require_finite(final.detach(), "after the last step the state holds")
+    return Outcome.of_calls(len(final), watch.calls, end, watch.failed_at(len(final)))
+
+
+def _replacement(changed: Tensor, state: Tensor) -> Tensor:
+    if not isinstance(changed, Tensor) or changed.shape != state.shape or changed.dtype != state.dtype:
+        got = f"{tuple(changed.shape)} {changed.dtype}" if isinstance(changed, Tensor) else type(changed).__name__
+        raise ValueError(f"callback returned {got}; expected None, or a state of {tuple(state.shape)} {state.dtype}")
+    return changed
