@@ -22,6 +22,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import scoresolve as ss
+
 SHAPE = (1, 8, 8)
 CACHE = Path(__file__).resolve().parent / "cache"
 Log = Callable[[str], None]
@@ -197,6 +199,11 @@ def trained(config: Training, device: torch.device, cache: Path = CACHE, log: Lo
     log(f"digits network: trained {config.steps} steps, loss {' '.join(f'{loss:.3f}' for loss in losses)}")
     _store(net, weights, facts, {**asdict(config), "losses": losses})
     return net.double().to(device)
+
+
+def model(config: Training, device: torch.device, cache: Path = CACHE, log: Log = print) -> ss.ScoreModel:
+    """The trained network along the straight path that it knows."""
+    return ss.ScoreModel(trained(config, device, cache, log), ss.RectifiedFlow(), predicts="velocity", time="t")
 
 
 def _store(net: DigitNet, weights: Path, facts: Path, content: dict[str, object]) -> None:

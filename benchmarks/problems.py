@@ -106,14 +106,18 @@ class Problem:
         return found
 
 
-def gaussian(settings: Settings) -> Problem:
-    """A Gaussian in 32 dimensions, condition number 1e4."""
-    d, generator = 32, settings.generator(10)
+def gaussian_law(generator: torch.Generator, d: int = 32) -> ss.exact.Gaussian:
+    """A Gaussian of condition number 1e4, along random axes."""
     axes, _ = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
     variances = torch.logspace(-4, 0, d, dtype=torch.float64)
     mean = torch.randn(d, generator=generator, dtype=torch.float64)
     covariance = (axes * variances) @ axes.T
-    law = ss.exact.Gaussian(mean, 0.5 * (covariance + covariance.T))
+    return ss.exact.Gaussian(mean, 0.5 * (covariance + covariance.T))
+
+
+def gaussian(settings: Settings) -> Problem:
+    """A Gaussian in 32 dimensions, condition number 1e4."""
+    law = gaussian_law(settings.generator(10))
     sde = settings.sde
     starts = _marginal_starts(settings, law, 11)
     ends = law.flow(sde, starts[: settings.paths], sde.t_max, sde.t_min)
@@ -123,16 +127,20 @@ def gaussian(settings: Settings) -> Problem:
     return Problem("gaussian", "Gaussian, 32-D, variances 1e-4 to 1", law.model(sde), starts, reference, exact, law)
 
 
-def mixture(settings: Settings) -> Problem:
+def mixture_law() -> ss.exact.GaussianMixture:
     """Five modes in the plane, of unequal weight, size and elongation."""
     angles = 2 * math.pi * torch.arange(5, dtype=torch.float64) / 5
     outward = torch.stack([angles.cos(), angles.sin()], dim=1)
     across = torch.stack([-angles.sin(), angles.cos()], dim=1)
     widths = torch.tensor([0.05, 0.08, 0.12, 0.18, 0.25], dtype=torch.float64)[:, None, None]
     covariances = widths**2 * (_outer(outward) + 0.1 * _outer(across))
-    law = ss.exact.GaussianMixture([0.1, 0.3, 0.15, 0.2, 0.25], 1.5 * outward, covariances)
+    return ss.exact.GaussianMixture([0.1, 0.3, 0.15, 0.2, 0.25], 1.5 * outward, covariances)
+
+
+def mixture(settings: Settings) -> Problem:
+    """The law of five modes."""
     more = replace(settings, samples=2 * settings.samples)  # cheap here, and the modes' shares need many
-    return _from_law(more, law, "mixture", "Mixture, 2-D, five modes", stream=20)
+    return _from_law(more, mixture_law(), "mixture", "Mixture, 2-D, five modes", stream=20)
 
 
 def empirical_digits(settings: Settings) -> Problem:
@@ -144,8 +152,7 @@ def empirical_digits(settings: Settings) -> Problem:
 
 def trained_network(settings: Settings) -> Problem:
     """The network of ``digits.py``, seen along the chosen process."""
-    net = digits.trained(settings.training, settings.device, settings.cache, settings.log)
-    model = ss.ScoreModel(net, ss.RectifiedFlow(), predicts="velocity", time="t").on(settings.sde)
+    model = digits.model(settings.training, settings.device, settings.cache, settings.log).on(settings.sde)
     return from_model(settings, model, digits.SHAPE, "network", "Network trained on the digits (64-D)")
 
 

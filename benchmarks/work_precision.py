@@ -17,7 +17,7 @@ import copy
 import csv
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -35,6 +35,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -121,13 +122,15 @@ def measure_all(process: str, names: Sequence[str], paths: int, quick: bool) -> 
 
 
 def needed(rows: Sequence[Row], error: float) -> float:
-    """The work that a solver needs for an error: interpolated between its runs, infinite where none was as accurate."""
-    runs = sorted(rows, key=lambda row: -row.tolerance)
-    for before, after in pairwise(runs):
+    """The work that a solver needs for an error: interpolated between its runs, infinite where none was as accurate.
+
+    The rows are those of one solver, from the rough to the fine.
+    """
+    for before, after in pairwise(rows):
         if before.rmse > error >= after.rmse:
             share = math.log(before.rmse / error) / math.log(before.rmse / after.rmse)
             return float(before.work ** (1 - share) * after.work**share)
-    return runs[0].work if runs and runs[0].rmse <= error else math.inf
+    return rows[0].work if rows and rows[0].rmse <= error else math.inf
 
 
 def table(rows: Sequence[Row]) -> list[dict[str, str]]:
@@ -163,10 +166,23 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         _finish(work, honesty, problem, first=column == 0)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a small PNG, of at most 256 colours."""
     buffer = BytesIO()
     figure.savefig(buffer, dpi=100)
     plt.close(figure)
     Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
+
+
+def write(lines: Sequence[Mapping[str, object]], path: Path) -> None:
+    """A CSV of lines with the same columns, numbers with four digits."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in line.items()} for line in lines)
 
 
 def _style(solver: str, number: int) -> dict[str, object]:
@@ -209,10 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for process in options.processes:
         draw([row for row in rows if row.process == process], options.out / f"work_precision_{process}.png")
     for name, lines in (("work_precision", [asdict(row) for row in rows]), ("work_at_equal_error", table(rows))):
-        with (options.out / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(lines[0]))
-            writer.writeheader()
-            writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in line.items()} for line in lines)
+        write(lines, options.out / f"{name}.csv")
     for line in table(rows):
         print("  ".join(f"{key} {value}" for key, value in line.items()))
 

@@ -13,6 +13,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import scoresolve as ss
@@ -122,10 +123,19 @@ def preset_tables() -> str:
 
 def work_table() -> str:
     """Calls at equal error of the adaptive solvers; ours over the better of dopri5 and RK45 in the last column."""
-    with (ROOT / "docs" / "assets" / "work_at_equal_error.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    titles = [title.replace("rk45", "dopri5").replace("scipy_dopri5", "RK45") for title in rows[0]]
-    return markdown(titles, [list(row.values()) for row in rows])
+    head, *rows = _read("work_at_equal_error")
+    return markdown([title.replace("rk45", "dopri5").replace("scipy_dopri5", "RK45") for title in head], rows)
+
+
+def csv_table(name: str) -> str:
+    """A CSV of ``docs/assets`` as it stands."""
+    head, *rows = _read(name)
+    return markdown(head, rows)
+
+
+def _read(name: str) -> list[list[str]]:
+    with (ROOT / "docs" / "assets" / f"{name}.csv").open(newline="") as file:
+        return list(csv.reader(file))
 
 
 def sde_table() -> str:
@@ -193,6 +203,9 @@ PAGES: list[tuple[str, str, Callable[[], str]]] = [
     ("docs/benchmarks.md", "results", result_tables),
     ("docs/adaptive.md", "work", work_table),
     ("docs/adaptive.md", "sde", sde_table),
+    ("docs/likelihood.md", "likelihood", partial(csv_table, "likelihood_at_equal_error")),
+    ("docs/likelihood.md", "hutchinson", partial(csv_table, "hutchinson")),
+    ("docs/likelihood.md", "bits", partial(csv_table, "bits_per_dim")),
 ]
 
 
