@@ -13,11 +13,6 @@ from ..pairs import BOGACKI_SHAMPINE, DORMAND_PRINCE, TSITOURAS, ClassicalPair, 
 from ..registry import solver
 from ..sde import SDE
 
-OPTIONS = """
-    rtol, atol: local tolerances on x / (alpha + sigma), each sample for itself. clock: "log_flow", "flow", "log_rho",
-    "rho" or "t". dense: keep the points of the run, for ``solution.at(t)``.
-"""
-
 
 @solver(
     "adaptive_abm", order=6, evaluations=1, adaptive=True,
@@ -30,7 +25,8 @@ def adaptive_abm(
     """Adaptive Adams-Bashforth-Moulton of variable order and step, one network call a step.
 
     order: the highest order of its predictor, 1 to 8. rtol, atol: local tolerances on x / (alpha + sigma), each sample
-    for itself. clock: "log_flow", "flow", "log_rho", "rho" or "t". dense: keep what ``solution.at(t)`` needs.
+    for itself. clock: "log_flow", "flow", "log_rho"; or "rho" and "t", on which steps of very different lengths follow
+    each other and its error can be 50 tolerances. dense: keep what ``solution.at(t)`` needs.
     """
     return AdaptiveFlow(times, rtol, atol, method=Adams(order, clock), dense=dense)
 
