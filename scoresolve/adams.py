@@ -109,6 +109,7 @@ class Adams(Method):
         # the error of order q needs q slopes before this one; nothing is learnt of more from a step that failed
         most = torch.where(error <= 1, lanes.order + 1, lanes.order).clamp(max=self.order).minimum(lanes.filled)
         factor, best = torch.where((orders >= 1) & (orders <= most[:, None]), factors, 0.0).max(dim=1)
+        factor = torch.where(error <= 1, factor, factor.clamp(max=self.controller.safety))
         return Trial(z, slope, error, factor, lanes.order + best - 1)
 
     def _terms(self, lanes: Lanes) -> tuple[Tensor, Tensor]:

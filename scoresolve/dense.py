@@ -30,7 +30,7 @@ class Recorder:
 
     def add(self, rows: Tensor, accept: Tensor, u: Tensor, z: Tensor, slope: Tensor) -> None:
         """The points (u, z, what the method keeps of the network there) of those samples whose step was accepted."""
-        self._kept.append((rows, accept, u, z.detach(), slope.detach()))
+        self._kept.append((rows, accept, u, z, slope))
 
     def finished(self, ends: tuple[float, float], kept_is_slope: bool) -> DenseOutput:
         """The solution of each sample between its points; ``ends`` are the times of the run's first and last."""

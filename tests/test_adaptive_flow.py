@@ -283,6 +283,16 @@ def test_gradients_flow_to_the_start() -> None:
         torch.testing.assert_close(slope, torch.full_like(slope, stretch), rtol=1e-6, atol=0)
 
 
+def test_gradients_flow_through_the_states_between() -> None:
+    sde, law = ss.VPSDE(), ss.exact.Gaussian(torch.zeros(1), 0.25)
+    x = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
+    run = {"start": x, "solver": "adaptive_abm", "rtol": 1e-8, "atol": 1e-8, "grad": True}
+    solution = ss.sample(law.model(sde), grid=[1.0, 0.4, 0.1], trajectory=True, **run)
+    (slope,) = torch.autograd.grad(solution.trajectory[1].sum(), x)
+    stretch = law.flow(sde, torch.ones(1, 1, dtype=torch.float64), 1.0, 0.4)
+    torch.testing.assert_close(slope, stretch, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("solver", FAST)
 def test_float32_images_with_guidance(solver: str) -> None:
     """Conditioning with a row for each sample follows the samples that are left."""
