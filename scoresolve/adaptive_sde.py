@@ -44,9 +44,10 @@ SLACK = 1 + 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveSDE(PerSampleRunner):
-    """A pair, run with steps of each sample's own."""
+    """A pair, run with steps of each sample's own. Attributes: pair; nodes (whether accepted steps are noted)."""
 
     pair: Pair
+    nodes: bool = False
 
     stochastic = True
 
@@ -55,7 +56,7 @@ class AdaptiveSDE(PerSampleRunner):
     ) -> tuple[Tensor, Stats]:
         """Take the state from the first time to the last; ``after_step`` sees it at each time but cannot change it.
 
-        Statistics: "outcome"; "accepted" and "rejected" steps, int64 (batch,); "nodes", the accepted steps in the order
+        Statistics: "outcome"; "accepted" and "rejected" steps, int64 (batch,); "nodes", if they are noted, in the order
         of acceptance, int64 (steps, 3): sample, number of the node in the tree of ``brownian.py``, its level.
         Raises: TypeError for a source of noise whose paths cannot be refined.
         """
@@ -131,13 +132,9 @@ class _Run:
             self.between[self.times[-1]] = final
             for number, t in enumerate(self.times[1:], start=1):
                 only_shown(self.after_step, number, t, self.between[t].reshape(self.shape), ADAPTIVE)
-        nodes = torch.cat(self.nodes) if self.nodes else torch.zeros(0, 3, dtype=torch.int64)
-        return final, {
-            "outcome": Outcome(self.codes, self.stood, self.nfe),
-            "accepted": self.accepted,
-            "rejected": self.rejected,
-            "nodes": nodes,
-        }
+        noted = {"nodes": torch.cat(self.nodes)} if self.nodes else {}
+        outcome = Outcome(self.codes, self.stood, self.nfe)
+        return final, {"outcome": outcome, "accepted": self.accepted, "rejected": self.rejected, **noted}
 
     # -- a round --------------------------------------------------------------------------------------------------
 
@@ -193,7 +190,8 @@ class _Run:
     def _advance(self, good: Tensor) -> None:
         """Go on from the nodes whose steps are good, noting them and the states at the stops."""
         rows, walk = good.nonzero().flatten(), self.walk
-        self.nodes.append(torch.stack([self.way.rows[rows], walk.node[rows], walk.level[rows]], dim=1))
+        if self.runner.nodes:
+            self.nodes.append(torch.stack([self.way.rows[rows], walk.node[rows], walk.level[rows]], dim=1))
         walk.advance(rows)
         edge = torch.where(good, walk.at_edge(), -1)
         for number in set(edge.tolist()) & self.asked_at.keys():

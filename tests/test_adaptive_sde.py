@@ -179,7 +179,8 @@ def test_a_sample_does_not_depend_on_its_batch(solver: str) -> None:
     model = mixture_2d().model(VP)
 
     def run(indices: list[int]) -> ss.Solution:
-        return ss.sample(model, (len(indices), 2), solver=solver, seed=4, indices=indices, dtype=torch.float64)
+        settings = {"solver": solver, "seed": 4, "dtype": torch.float64, "nodes": True}
+        return ss.sample(model, (len(indices), 2), indices=indices, **settings)
 
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
     together, shuffled = run(list(range(64))), run(order.tolist())
@@ -283,7 +284,7 @@ def test_trajectories_stand_at_the_times_asked_for(solver: str, times: list[floa
 
 
 def test_the_accepted_nodes_make_up_the_interval() -> None:
-    solution = ss.sample(mixture_2d().model(VP), (3, 2), solver="adaptive_sde_ggf", seed=0)
+    solution = ss.sample(mixture_2d().model(VP), (3, 2), solver="adaptive_sde_ggf", seed=0, nodes=True)
     for sample in range(3):
         nodes = solution.stats["nodes"]
         levels = nodes[nodes[:, 0] == sample, 2].double()

@@ -182,11 +182,18 @@ class GottaGoFast(Pair):
     reference="Roessler 2010, doi:10.1137/09076636X, SRA1, exponentially, on a kept path",
 )
 def adaptive_sde_sra(
-    sde: SDE, times: np.ndarray, *, rtol: float = 0.05, atol: float = 0.0078, eta: float = 1.0
+    sde: SDE,
+    times: np.ndarray,
+    *,
+    rtol: float = 0.05,
+    atol: float = 0.0078,
+    eta: float = 1.0,
+    nodes: bool = False,
 ) -> AdaptiveSDE:
     """Adaptive exponential SRA1, strong order 1.5, on a Brownian path that rejections do not redraw.
 
-    rtol, atol: local tolerances. eta: multiplier of the noise's standard deviation, above 0.
+    rtol, atol: local tolerances. eta: multiplier of the noise's standard deviation, above 0. nodes: note the accepted
+    steps, in ``solution.stats["nodes"]``.
 
     >>> import torch, scoresolve as ss
     >>> model = ss.exact.Gaussian(torch.zeros(2), torch.eye(2)).model(ss.VPSDE())
@@ -195,7 +202,7 @@ def adaptive_sde_sra(
     True
     """
     require(eta > 0, f"eta > 0 for an adaptive SDE solver, got {eta}: use adaptive_abm without noise")
-    return AdaptiveSDE(times, rtol, atol, pair=Exponential(sde, eta))
+    return AdaptiveSDE(times, rtol, atol, pair=Exponential(sde, eta), nodes=nodes)
 
 
 @solver(
@@ -207,9 +214,11 @@ def adaptive_sde_sra(
     adaptive=True,
     reference="Jolicoeur-Martineau et al. 2021, arXiv:2105.14080, alg. 1, on a kept path",
 )
-def adaptive_sde_ggf(sde: SDE, times: np.ndarray, *, rtol: float = 0.05, atol: float = 0.0078) -> AdaptiveSDE:
+def adaptive_sde_ggf(
+    sde: SDE, times: np.ndarray, *, rtol: float = 0.05, atol: float = 0.0078, nodes: bool = False
+) -> AdaptiveSDE:
     """Gotta-Go-Fast: adaptive Euler-Maruyama and improved Euler, with a Brownian path that rejections do not redraw.
 
-    rtol, atol: local tolerances.
+    rtol, atol: local tolerances. nodes: note the accepted steps, in ``solution.stats["nodes"]``.
     """
-    return AdaptiveSDE(times, rtol, atol, pair=GottaGoFast(sde))
+    return AdaptiveSDE(times, rtol, atol, pair=GottaGoFast(sde), nodes=nodes)
