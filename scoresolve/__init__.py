@@ -7,7 +7,7 @@
 Solution(samples (16, 3, 8, 8) torch.float32, nfe=10, dpmpp_2m, t 1 -> 0.001)
 """
 
-from . import exact, grids, quadrature, registry
+from . import exact, grids, losses, quadrature, registry
 from . import solvers as _solvers  # noqa: F401 (registers them)
 from .backends import Backend, backend
 from .bound import VariationalBound, variational_bound
@@ -39,5 +39,5 @@ __all__ = [
     "Row", "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step",
     "StepUnderflowError", "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "decode",
     "default_solver", "dequantise", "encode", "exact", "get_solver", "grids", "interpolate", "log_likelihood",
-    "quadrature", "registry", "sample", "solver", "solvers", "variational_bound",
+    "losses", "quadrature", "registry", "sample", "solver", "solvers", "variational_bound",
 ]  # fmt: skip

@@ -49,7 +49,8 @@ from .errors import require, unknown, whole_number
 from .model import ScoreModel
 from .noise import BOUND, NoiseSource, SampleStreams
 from .sde import SDE
-from .starting import check_ends, check_model, check_state
+from .starting import check_ends, check_model, check_state, noisy_end
+from .time_laws import matched, uniform_lam
 from .watch import Watch
 
 Kind = Literal["continuous", "discrete"]
@@ -219,9 +220,9 @@ def _path(
             "the network is told whole indices only, the continuous bound asks between them: use kind='discrete', or "
             "time='fractional_index' if it takes fractions"
         )
-    default = model.t_min if sde.sigma(model.t_min) > 0 else model.t_eps
-    last, first = check_ends(model, default if t_min is None else t_min, t_max)
+    last, first = check_ends(model, noisy_end(model) if t_min is None else t_min, t_max)
     require(sde.sigma(last) > 0, f"noise at t_min, there is none at t = {last:g}: use t_min={model.t_eps:g}")
     if importance is None and not math.isfinite(sde.lam(first)):
         raise ValueError(f"lam is infinite at t = {first:g}: use importance= the data's standard deviation, or t_max=")
-    return ContinuousLevels(sde, first, last, importance)
+    law = uniform_lam() if importance is None else matched(importance)
+    return ContinuousLevels(law.on(sde, last, first))

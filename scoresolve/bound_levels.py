@@ -15,7 +15,7 @@ from torch import Tensor
 from .custom import DiscreteVPSDE
 from .errors import require, whole_number
 from .model import ScoreModel
-from .sde import SDE
+from .time_laws import Times
 
 Variance: TypeAlias = Literal["small", "large"] | Sequence[float] | np.ndarray
 
@@ -89,35 +89,27 @@ def _variances(betas: np.ndarray, posterior: np.ndarray, variance: Variance) -> 
 
 @dataclass(frozen=True)
 class ContinuousLevels:
-    """The integral over lam, by quantiles of its proposal; the interval's two ends by time."""
+    """The integral over lam, by quantiles of its proposal."""
 
-    sde: SDE
-    first: float
-    last: float
-    importance: float | None
+    times: Times
 
     decoder_calls = 0
     points = 64
     most = sys.maxsize
 
+    @property
+    def first(self) -> float:
+        """The end of most noise."""
+        return self.times.t_max
+
     def at(self, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same, t the quantile of the proposal at a place; its density divides the integrand."""
-        low, high = self.sde.lam(self.first), self.sde.lam(self.last)
-        if self.importance is None:
-            lam = low + (high - low) * place
-            inverse_density = torch.full_like(place, high - low)
-        else:  # density s^2 / (s^2 + rho^2) = sigmoid(2 (lam + log s)), whose integral is softplus(...) / 2
-            shift = math.log(self.importance)
-            bottom, top = (float(np.logaddexp(0.0, 2 * (end + shift))) for end in (low, high))
-            y = bottom + (top - bottom) * place
-            lam = 0.5 * (y + torch.log(-torch.expm1(-y))) - shift
-            inverse_density = 0.5 * (top - bottom) / torch.sigmoid(2 * (lam + shift))
-        t = self.sde.time(lam).clamp(self.last, self.first)
-        return t, (2 * lam).exp() * inverse_density, torch.zeros_like(place)
+        t = self.times.at(place)
+        return t, (2 * self.times.sde.lam(t)).exp() / self.times.density(t), torch.zeros_like(place)
 
     def decoder(self, model: ScoreModel, x0: Tensor, noise: Tensor, bins: Bins | None) -> Tensor:
         """``-log p(x_0 | x_1)``, (batch,): the expectation in closed form for a density, a draw of it for bins."""
-        rho = self.sde.rho(self.last)
+        rho = self.times.sde.rho(self.times.t_min)
         if bins is None:
             constant = 0.5 * x0[0].numel() * (math.log(2 * math.pi * rho**2) + 1)
             return torch.full((len(x0),), constant, dtype=torch.float64, device=x0.device)

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from .errors import whole_number
 
-START, SOLVER, CORRECTOR, PROBE, DEQUANTISATION, BOUND, PATH = range(7)
-"""Streams: the starting state, the solver's noise, the corrector's noise, the probes of a divergence, what turns whole
-numbers into densities, the noise of the variational bounds, and the nodes of Brownian paths (the last, as its draws may
-exceed the 2^40 that lie between two streams)."""
+TRAINING, START, SOLVER, CORRECTOR, PROBE, DEQUANTISATION, BOUND, PATH = range(-1, 7)
+"""Streams: the times and the noise of training, the starting state, the solver's noise, the corrector's noise, the
+probes of a divergence, what turns whole numbers into densities, the noise of the variational bounds, and the nodes of
+Brownian paths (the last, as its draws may exceed the 2^40 that lie between two streams)."""
 
 
 class NoiseSource(Protocol):
@@ -110,6 +110,18 @@ class SampleStreams:
         if device not in self._keys:
             self._keys[device] = next(iter(self._keys.values())).to(device)
         return self._keys[device]
+
+
+def spread_places(seed: int, indices: Sequence[int]) -> Tensor:
+    """Evenly spread places in (0, 1), one for each sample of a seed, each of them uniform over the seeds; float64.
+
+    The digits of the index in base 2, mirrored at the point (van der Corput), and the seed's shift, modulo 1: of any
+    2^m consecutive indices there is one in each 2^-m, and a sample's place does not depend on how many there are.
+    """
+    mirrored = [int(f"{_word('each index', index):063b}"[::-1], 2) * 2.0**-63 for index in indices]
+    shift = SampleStreams(seed, [0]).draw(TRAINING, 0, torch.empty(1, 1, dtype=torch.float64))
+    place: Tensor = torch.special.ndtr(shift)[0] + torch.tensor(mirrored, dtype=torch.float64)
+    return place.remainder(1.0)
 
 
 def fresh_seed(generator: torch.Generator | None = None) -> int:

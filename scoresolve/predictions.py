@@ -23,7 +23,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from torch import Tensor
 
-from .sde import SDE
+from .sde import SDE, over_batch
 
 Prediction = Literal["score", "noise", "data", "v", "velocity", "flow"]
 Values = TypeVar("Values", np.ndarray, Tensor)
@@ -57,6 +57,14 @@ def conversion(
         # alpha ratio = sigma ratio at equal lam; the ratio of sums stays finite where either vanishes
         scale = (alpha + sigma) / (own.alpha(t) + own.sigma(t))
         return a * scale, b, scale
+
+
+def truth(prediction: Prediction, sde: SDE, t: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
+    """What a network should answer for data x0 and noise, both (batch, ...), at times t (batch,): p x0 + q noise."""
+    p, q = _coordinates(prediction, sde, t)
+    if prediction == "score":
+        q = -1 / sde.sigma(t)
+    return over_batch(p, x0) * x0 + over_batch(q, x0) * noise
 
 
 def _coordinates(prediction: Prediction, sde: SDE, t: Values) -> tuple[Values | float, Values | float]:

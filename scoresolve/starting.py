@@ -67,13 +67,18 @@ def check_model(model: ScoreModel) -> None:
 
 def check_state(x: Tensor, name: str) -> Tensor:
     """A state to start from: a non-empty float32 or float64 tensor with a batch dimension and finite values."""
+    require_finite(check_batch(x, name).detach(), f"{name} holds")
+    return x
+
+
+def check_batch(x: Tensor, name: str) -> Tensor:
+    """The same, but for the values, which are not looked at: on an accelerator that would wait for it."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
     require(
         x.ndim >= 1 and x.numel() > 0, f"{name} of shape (batch, ...) with at least one sample, got {tuple(x.shape)}"
     )
     _check_dtype(x.dtype, name)
-    require_finite(x.detach(), f"{name} holds")
     return x
 
 
