@@ -65,6 +65,9 @@ PRESETS = {
     "iPNDM v": Preset("ipndm_v_4"),
     "RES multistep": Preset("exponential_2", options={"start": "low"}),
     "ER SDE": Preset("er_sde_3"),
+    "DPM adaptive": Preset("adaptive_dpm_23", options={"prediction": "noise", "rtol": 0.05, "atol": 0.0078}),
+    "dopri5": Preset("rk45"),
+    "Gotta Go Fast": Preset("adaptive_sde_ggf"),
     # k-diffusion
     "sample_euler": Preset("euler", "karras"),
     "sample_euler_ancestral": Preset("euler_ancestral", "karras"),
@@ -72,6 +75,7 @@ PRESETS = {
     "sample_dpm_2": Preset("dpm_solver_2s", "karras"),
     "sample_dpm_2_ancestral": Preset("dpm_2_ancestral", "karras"),
     "sample_lms": Preset("lms_4", "karras", {"lower_order_final": False}),
+    "sample_dpm_adaptive": Preset("adaptive_dpm_23", options={"prediction": "noise", "rtol": 0.05, "atol": 0.0078}),
     "sample_dpm_fast": Preset("dpm_fast", "log_snr"),
     "sample_dpmpp_2s_ancestral": Preset("dpmpp_2s_ancestral", "karras"),
     "sample_dpmpp_sde": Preset("dpmpp_sde", "karras"),

@@ -97,7 +97,8 @@ class Solution(Ended):
         shape = tuple(self.samples.shape)
         name = self.table.solver if self.table is not None else self.stats.get("solver", "")
         ends = f"t {self.times[0]:g} -> {self.times[-1]:g}"
-        return f"Solution(samples {shape} {self.samples.dtype}, nfe={self.nfe}, {name}, {ends})"
+        lost = f", {len(self.failures)} failed" if self.failures else ""
+        return f"Solution(samples {shape} {self.samples.dtype}, nfe={self.nfe}, {name}, {ends}{lost})"
 
 
 Callback: TypeAlias = Callable[[Step], Tensor | None]
