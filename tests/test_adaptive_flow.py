@@ -321,3 +321,23 @@ def test_bad_requests_are_refused_before_the_network_is_called(options: dict[str
     with pytest.raises(ValueError, match=message):
         ss.sample(model, (2, 2), solver="adaptive_abm", seed=0, **options)
     assert model.nfe == 0
+
+
+@pytest.mark.parametrize("solver", FAST)
+def test_a_budget_of_just_enough_calls_is_enough(solver: str) -> None:
+    model, settings = mixture_2d().model(ss.EDM()), {"solver": solver, "seed": 0}
+    free = ss.sample(model, (1, 2), **settings)
+    assert torch.equal(ss.sample(model, (1, 2), nfe=free.nfe, **settings).samples, free.samples)
+    with pytest.raises(ss.BudgetError):
+        ss.sample(model, (1, 2), nfe=free.nfe - 1, **settings)
+
+
+@pytest.mark.parametrize("clock", ["log_rho", "rho", "log_flow"])
+def test_the_first_step_from_pure_noise_is_as_accurate_as_the_others(clock: str) -> None:
+    """On clocks that are infinite there it is of order one, and short enough."""
+    sde, law = ss.RectifiedFlow(), gaussian()
+    x = starts(law, sde, 1.0)
+    for tolerance in (1e-3, 1e-5):
+        run = {"solver": "adaptive_dp5", "clock": clock, "rtol": tolerance, "atol": tolerance}
+        end = ss.sample(law.model(sde), start=x, t_min=0.05, **run).samples
+        assert rms(end - law.flow(sde, x, 1.0, 0.05)) < 5 * tolerance
