@@ -109,7 +109,7 @@ class State:
         self.span = self.images.span
         self.net = initial(self.run.network(self.images), self.run.seed).to(self.device)
         self.average = copy.deepcopy(self.net).requires_grad_(False).eval()
-        self.optimiser = torch.optim.AdamW(self.net.parameters(), self.run.learning_rate, betas=(0.9, 0.99))
+        self.optimiser = torch.optim.AdamW(self.net.parameters(), self.run.learning_rate, betas=(0.9, 0.99), fused=True)
         self.losses = torch.zeros(self.run.steps, device=self.device)
         self.model = system(self.run.system).model(self.net, self.span)
         self.x0, self.labels = self.images.train.to(self.device), self.images.train_labels.to(self.device)
