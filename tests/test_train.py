@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from scipy.special import ndtr
+from sklearn.datasets import load_sample_images
 
 import scoresolve as ss
 from benchmarks import checkpoints, train, training
@@ -184,7 +185,7 @@ def test_ladder_losses_are_taken_on_the_ladder() -> None:
 # -- data, network ----------------------------------------------------------------------------------------------------
 
 
-def test_data_lie_in_the_centres_of_their_cells_and_no_pixel_is_in_both_sets() -> None:
+def test_data_lie_in_the_centres_of_their_cells() -> None:
     for data in (
         images("digits"),
         patch_images(train=20, test=10),
@@ -200,9 +201,22 @@ def test_data_lie_in_the_centres_of_their_cells_and_no_pixel_is_in_both_sets() -
     every = torch.cat([digits.train, digits.test]).flatten(1)
     assert len(every.unique(dim=0)) == len(every) == 1797
     assert digits.span == pytest.approx(float(torch.cdist(digits.train.flatten(1), digits.train.flatten(1)).max()))
-    again = patch_images(train=20, test=10)
-    assert torch.equal(again.train, patch_images(train=20, test=10).train)
-    assert not torch.equal(again.train, patch_images(1, train=20, test=10).train)
+
+
+def test_patches_are_of_their_part_of_their_photograph() -> None:
+    data = patch_images(side=16, train=6, test=4)
+    assert data.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    for label, photograph in enumerate(load_sample_images().images):
+        grey = torch.as_tensor((photograph.mean(axis=2).round() + 0.5) / 128 - 1, dtype=torch.float32)
+        for area, x, labels in (
+            (grey[:, :480], data.train, data.train_labels),
+            (grey[:, 480:], data.test, data.test_labels),
+        ):
+            windows = area.unfold(0, 16, 1).unfold(1, 16, 1)
+            for patch in x[labels == label]:
+                assert ((windows - patch[0]).abs().amax(dim=(2, 3)) < 1e-6).any()
+    assert torch.equal(data.train, patch_images(side=16, train=6, test=4).train)
+    assert not torch.equal(data.train, patch_images(1, side=16, train=6, test=4).train)
 
 
 @pytest.mark.parametrize("label", ["index", "t", "sigma"])
@@ -233,10 +247,13 @@ def test_a_short_training_denoises_better_than_a_gaussian_fit(tmp_path, name: st
     assert found < fitted < guessed
 
 
-def test_half_precision_trains_too(tmp_path) -> None:
-    model = train.train(replace(TINY, precision="bfloat16"), tmp_path)
-    assert next(iter(model.net.parameters())).dtype == torch.float32
-    assert torch.isfinite(model.noise(images("digits").test, 0.5)).all()
+def test_half_precision_trains_nearly_the_same(tmp_path) -> None:
+    runs = [replace(TINY, steps=20, precision=name) for name in ("float32", "bfloat16")]
+    single, half = (train.train(run, tmp_path / run.precision) for run in runs)
+    assert {p.dtype for p in half.net.parameters()} == {torch.float32}
+    first, second = (train.held_out("ddpm", model, images("digits"), repeats=1) for model in (single, half))
+    assert first == pytest.approx(second, rel=0.02)
+    assert first != second
 
 
 # -- the command line -------------------------------------------------------------------------------------------------
