@@ -7,7 +7,7 @@ on a CPU, with the same bits as one that was not. In the folder ``--out`` are wr
     model.safetensors         the averaged weights and the configuration: what :func:`load` reads
     losses.csv, losses.png    the loss of each step, per element
 
-About three minutes for the digits on two cores.
+The digits take 0.05 s a step on one core, so 3000 steps some three minutes; patches of 28 x 28 are for a GPU (0.7 s).
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _asked(options: argparse.Namespace, device: torch.device) -> Run:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; returns 0, 1 if the loss became NaN, or 2 for options that cannot be followed."""
+    """Train; returns 0, 1 if the loss became NaN, 2 for options that cannot be followed, 130 if stopped by Ctrl-C."""
     options = parser().parse_args(arguments)
     try:
         device = chosen_device(options.device)
@@ -170,6 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CheckpointError, OSError, ss.NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, ss.NonFiniteError) else 2
+    except KeyboardInterrupt:
+        print(f"stopped: the same command goes on from the last checkpoint in {folder}", file=sys.stderr)
+        return 130
     data = images(run.data)
     gaussian = ss.exact.Gaussian.fit(data.train).model(model.sde)
     found, fitted = held_out(run.system, model, data), held_out(run.system, gaussian, data)

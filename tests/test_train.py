@@ -268,6 +268,23 @@ def test_the_command_writes_what_it_says(tmp_path, capsys) -> None:
     assert isinstance(train.load(tmp_path / "model.safetensors").sde, ss.SubVPSDE)
 
 
+def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch) -> None:
+    asked = ["--system", "vp", "--quick", "--steps", "4", "--batch", "4", "--every", "1", "--device", "cpu"]
+    advance = State.advance
+
+    def interrupted(state: State) -> None:
+        if state.step == 2:
+            raise KeyboardInterrupt
+        advance(state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(State, "advance", interrupted)
+        assert train.main([*asked, "--out", str(tmp_path)]) == 130
+    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "model.safetensors").exists()
+    assert train.main([*asked, "--out", str(tmp_path)]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
