@@ -17,12 +17,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import scoresolve as ss
+
+from .checkpoints import write_whole
 
 SHAPE = (1, 8, 8)
 CACHE = Path(__file__).resolve().parent / "cache"
@@ -207,13 +209,8 @@ def model(config: Training, device: torch.device, cache: Path = CACHE, log: Log 
 
 
 def _store(net: DigitNet, weights: Path, facts: Path, content: dict[str, object]) -> None:
-    """Write both files whole or not at all: under another name first."""
+    """Write both files, each whole or not at all."""
     weights.parent.mkdir(parents=True, exist_ok=True)
     (weights.parent / ".gitignore").write_text("*\n")
-    for path in (weights, facts):
-        partial = path.with_suffix(path.suffix + ".part")
-        if path is weights:
-            save_file(net.state_dict(), partial)
-        else:
-            partial.write_text(json.dumps(content, indent=1) + "\n")
-        partial.replace(path)
+    write_whole(weights, save(net.state_dict()))
+    write_whole(facts, (json.dumps(content, indent=1) + "\n").encode())
