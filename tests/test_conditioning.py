@@ -92,12 +92,15 @@ def test_log_p_of_a_guided_model_is_that_of_the_conditional_law() -> None:
 
 @pytest.mark.parametrize("quantile", [None, 0.9])
 def test_a_threshold_changes_nothing_where_the_data_lie_inside(quantile: float | None) -> None:
-    law, x = ss.exact.GaussianMixture([0.5, 0.5], [[0.5, 0.0], [-0.5, 0.2]], [0.0, 0.0]), _points()  # inside [-1, 1]
+    law, x = (
+        ss.exact.GaussianMixture([0.5, 0.5], [[0.5, 0.0], [-0.5, 0.2]], [0.0, 0.0]),
+        _points(),
+    )  # inside [-0.5, 0.5]
     for name, sde in PROCESSES.items():
         model = law.model(sde)
         for target in PREDICTIONS:
             for t in (0.3 * sde.t_max, torch.full((6,), 0.3 * sde.t_max)):
-                kept = ss.threshold(model, quantile=quantile).evaluate(x, t, target)
+                kept = ss.threshold(model, -0.7, 1.0, quantile=quantile).evaluate(x, t, target)
                 assert torch.equal(kept, model.evaluate(x, t, target)), name
 
 

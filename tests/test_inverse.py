@@ -104,6 +104,8 @@ def test_two_measurements_one_after_the_other_and_gradients_through_a_run() -> N
         model = ss.posterior_guidance(model, operator, y[:, row : row + 1], S, covariance="jacobian")
     exact = torch.cat([_posterior(law, weights, y[i], S).model(sde).data(x[i : i + 1], t) for i in range(5)])
     assert (model.data(x, t) - exact).abs().max().item() < 1e-8
+    with torch.no_grad():
+        assert (model.data(x, t) - exact).abs().max().item() < 1e-8
     run = lambda start: ss.sample(model, start=start, solver="ddim", nfe=3, grad=True).samples.sum()  # noqa: E731
     start = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(run(start), start)
@@ -140,6 +142,10 @@ def test_replacement_is_biased_and_resampling_makes_it_less_so() -> None:
     model = ss.exact.Gaussian(torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 1.0]])).model(sde)
     put = ss.Replacement(sde, known, y, seed=1)
     plain = ss.sample(model, shape=(4000, 2), solver="ddpm", steps=50, t_min=0.0, seed=0, callback=put)
+    seen = torch.stack([put(ss.Step(index, 0.3, plain.samples, 0))[:, 0] for index in (1, 2)])
+    assert (seen.mean(1) - 2 * sde.alpha(0.3)).abs().max().item() < 0.05
+    spread = sde.sigma(0.3) ** 2 * torch.eye(2)  # of the process, and drawn afresh at each step
+    assert (seen.cov() - spread).abs().max().item() < 0.05
     table = ss.resampled(plain.table, sde, jump=5, repeats=5)
     again = ss.sample(model, shape=(4000, 2), solver=table, seed=0, callback=put)
     assert (plain.samples[:, 0] == 2).all()
