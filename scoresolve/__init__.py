@@ -7,22 +7,26 @@
 Solution(samples (16, 3, 8, 8) torch.float32, nfe=10, dpmpp_2m, t 1 -> 0.001)
 """
 
-from . import exact, grids, losses, quadrature, registry
+from . import exact, grids, losses, operators, quadrature, registry
 from . import solvers as _solvers  # noqa: F401 (registers them)
 from .backends import Backend, backend
 from .bound import VariationalBound, variational_bound
+from .conditioning import classifier_guidance, threshold
 from .correctors import AnnealedLangevin, Corrector, Langevin
 from .custom import DiscreteVPSDE, GaussianPath
 from .defaults import default_solver
 from .divergence import Divergence
 from .dynamics import ProbabilityFlow, ReverseSDE
 from .errors import BudgetError, NetworkOutputError, NonFiniteError, ScoreSolveError, StepUnderflowError
+from .inverse import Replacement, posterior_guidance, resampled
 from .latents import decode, interpolate
 from .likelihood import LogLikelihood, dequantise, log_likelihood
 from .model import ScoreModel
 from .noise import NoiseSource, PathSource, SampleStreams
+from .operators import LinearOperator
 from .outcome import Failure, Outcome, Status
 from .processes import EDM, VESDE, VPSDE, CosineVPSDE, RectifiedFlow, SubVPSDE
+from .refinement import Refinement
 from .registry import SolverInfo, build_table, get_solver, solver, solvers
 from .row import Row
 from .sampling import encode, sample
@@ -34,10 +38,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "Backend", "BudgetError", "Corrector", "CosineVPSDE",
-    "DiscreteVPSDE", "Divergence", "Failure", "GaussianPath", "Langevin", "LogLikelihood", "NetworkOutputError",
-    "NoiseSource", "NonFiniteError", "Outcome", "PathSource", "ProbabilityFlow", "RectifiedFlow", "ReverseSDE",
-    "Row", "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step",
-    "StepUnderflowError", "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "decode",
-    "default_solver", "dequantise", "encode", "exact", "get_solver", "grids", "interpolate", "log_likelihood",
-    "losses", "quadrature", "registry", "sample", "solver", "solvers", "variational_bound",
+    "DiscreteVPSDE", "Divergence", "Failure", "GaussianPath", "Langevin", "LinearOperator", "LogLikelihood",
+    "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome", "PathSource", "ProbabilityFlow",
+    "RectifiedFlow", "Refinement", "Replacement", "ReverseSDE", "Row", "SampleStreams", "ScoreModel",
+    "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError", "SubVPSDE", "Table",
+    "VariationalBound", "backend", "build_table", "classifier_guidance", "decode", "default_solver", "dequantise",
+    "encode", "exact", "get_solver", "grids", "interpolate", "log_likelihood", "losses", "operators",
+    "posterior_guidance", "quadrature", "registry", "resampled", "sample", "solver", "solvers", "threshold",
+    "variational_bound",
 ]  # fmt: skip

@@ -33,6 +33,7 @@ from .adaptive import AdaptiveFlow
 from .coordinates import check_places
 from .divergence import Divergence, control_variate, traces
 from .errors import require
+from .guidance import differentiable
 from .model import ScoreModel
 from .noise import NoiseSource
 from .predictions import Prediction
@@ -86,9 +87,7 @@ class AugmentedModel(ScoreModel):
         require(self.tally.prediction in (None, target), f"one prediction throughout, got {target!r} as well")
         graph, d = torch.is_grad_enabled(), y.shape[1] - self.extra
         with torch.inference_mode(False), torch.enable_grad():
-            x = y[:, :d].reshape(len(y), *self.shape)
-            if not x.requires_grad:
-                x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+            x = differentiable(y[:, :d].reshape(len(y), *self.shape))
             output = super().evaluate(x, t, target)
             columns = traces(output, x, self.probes, create_graph=graph)
         if not graph:

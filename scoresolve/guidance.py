@@ -1,8 +1,12 @@
-"""Classifier-free guidance: one call on a batch of both halves, conditional first."""
+"""What the network is conditioned on: values with a row for each sample, and classifier-free guidance.
+
+Guidance is one call on a batch of both halves, conditional first.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -11,6 +15,36 @@ from torch import Tensor
 def has_rows(value: Any, batch: int) -> bool:
     """Whether a value of the conditioning is a tensor with a row for each sample of the batch."""
     return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch
+
+
+class Rowwise:
+    """Something whose attributes may be tensors with a row for each sample, or hold such tensors."""
+
+    def take(self, rows: Tensor, batch: int) -> Self:
+        """The same for some samples of a batch; see :meth:`ScoreModel.take`."""
+        some = copy.copy(self)
+        vars(some).update(take_rows(vars(self), rows, batch))
+        return some
+
+
+def take_rows(values: dict[str, Any], rows: Tensor, batch: int) -> dict[str, Any]:
+    """The values for some samples of a batch: those with a row for each sample keep these rows only."""
+
+    def taken(value: Any) -> Any:
+        if has_rows(value, batch):
+            return value[rows.to(value.device)]
+        if isinstance(value, dict):
+            return take_rows(value, rows, batch)
+        return value.take(rows, batch) if isinstance(value, Rowwise) else value
+
+    return {name: taken(value) for name, value in values.items()}
+
+
+def differentiable(x: Tensor) -> Tensor:
+    """x, or where no gradient flows to it a copy of it to differentiate by."""
+    if x.requires_grad:
+        return x
+    return (x.clone() if x.is_inference() else x.detach()).requires_grad_()
 
 
 def join_conditioning(conditional: dict[str, Any], unconditional: dict[str, Any], batch: int) -> dict[str, Any]:

@@ -36,5 +36,13 @@ def label_of(kind: TimeLabel | Callable[[Tensor], Tensor | float], native: SDE, 
     return label.detach().cpu().numpy() if isinstance(t, np.ndarray) else label
 
 
+def batch_labels(kind: TimeLabel | Callable[[Tensor], Tensor | float], label: float | Tensor, inputs: Tensor) -> Tensor:
+    """The label of each sample of the inputs, as the network is given it: whole for an index, else at least float32."""
+    dtype = torch.int64 if kind == "index" else torch.promote_types(inputs.dtype, torch.float32)
+    if isinstance(label, Tensor):
+        return label.to(device=inputs.device, dtype=dtype).expand(inputs.shape[0])
+    return torch.full((inputs.shape[0],), label, dtype=dtype, device=inputs.device)
+
+
 def _fractional_index(native: SDE, t: Values) -> Values:
     return t * len(getattr(native, "betas")) - 1  # noqa: B009 (only DiscreteVPSDE gets here)

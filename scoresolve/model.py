@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from .errors import require, unknown
-from .guidance import has_rows, join_conditioning
-from .labels import TimeLabel, label_of
-from .predictions import Prediction, Values, conversion
+from .guidance import join_conditioning, take_rows
+from .labels import TimeLabel, batch_labels, label_of
+from .predictions import Prediction, Values, conversion, require_determined
+from .refinement import Refinement, end_with_signal, refined
 from .sde import SDE, over_batch
-from .watch import Watch, version_of
+from .watch import Watch, dtype_of, version_of
 
 ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -71,6 +72,7 @@ class ScoreModel:
         self.net, self.sde, self.predicts, self.time = net, sde, predicts, time
         self.conditioning: dict[str, Any] = {}
         self._guidance: tuple[float, dict[str, Any]] | None = None
+        self.refinements: tuple[Refinement, ...] = ()
         self.native = sde  # the process the network was trained on; not sde in a view made by `on`
         self._watch = Watch()
         self._plan: dict[tuple[float, str], tuple[float, float, float, float]] = {}
@@ -116,6 +118,19 @@ class ScoreModel:
         view._guidance = (float(scale), {**self.conditioning, **unconditional})
         return view
 
+    def refine(self, refinement: Refinement) -> ScoreModel:
+        """The same network with its data prediction changed, after its guidance and earlier refinements.
+
+        Every prediction follows: see :class:`Refinement`. If it needs signal, t_max stays where there is some.
+        """
+        if not isinstance(refinement, Refinement):
+            raise TypeError(f"refinement must be an ss.Refinement (see ss.threshold), got {type(refinement).__name__}")
+        view = self._view()
+        view.refinements = (*self.refinements, refinement)
+        if refinement.needs_signal:
+            view.t_max = min(self.t_max, end_with_signal(self.sde))
+        return view
+
     def on(self, sde: SDE) -> ScoreModel:
         """The same network seen along another process.
 
@@ -146,17 +161,11 @@ class ScoreModel:
 
         Args: rows (n,) int64, which samples; batch, the size of the batch that the conditioning was given for.
         """
-
-        def chosen(values: dict[str, Any]) -> dict[str, Any]:
-            return {
-                name: value[rows.to(value.device)] if has_rows(value, batch) else value
-                for name, value in values.items()
-            }
-
         view = copy.copy(self)  # the plan of times stays good
-        view.conditioning = chosen(self.conditioning)
+        view.conditioning = take_rows(self.conditioning, rows, batch)
+        view.refinements = tuple(refinement.take(rows, batch) for refinement in self.refinements)
         if self._guidance is not None:
-            view._guidance = (self._guidance[0], chosen(self._guidance[1]))
+            view._guidance = (self._guidance[0], take_rows(self._guidance[1], rows, batch))
         return view
 
     def session(self, watch: Watch) -> ScoreModel:
@@ -209,20 +218,38 @@ class ScoreModel:
         Raises: NetworkOutputError if the network's answer is not a floating tensor of x's shape; NonFiniteError
         (inside ``sample``) if it is NaN or infinite; ValueError if the prediction cannot be had at this t.
         """
+        return refined(self, x, t, target) if self.refinements else self.answers(x, t, target)[0]
+
+    def answers(self, x: Tensor, t: float | Tensor, *targets: Prediction) -> list[Tensor]:
+        """The network's own answer, without refinements, as several predictions. One call; raises as above."""
+        plans = [self._planned(t, target) for target in targets]
+        scale, label = plans[0][2:]
+        output = self._call(self._to_native(x, scale), label, t)
         if isinstance(t, Tensor):
-            a, b, scale, label = self._coefficients(t.double(), target)
-            output = self._call(x * over_batch(scale, x) if self.native is not self.sde else x, label, t)
-            return over_batch(a, x) * x + over_batch(b, x) * output
+            return [over_batch(a, x) * x + over_batch(b, x) * output for a, b, *_ in plans]
+        terms = [output * b if b != 1.0 else output for _, b, *_ in plans]
+        return [torch.add(m, x, alpha=a) if a != 0.0 else m for m, (a, *_) in zip(terms, plans, strict=True)]
+
+    def asked(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """What the network is asked at (x, t): x on its own process, in x's dtype, and a label for each sample."""
+        scale, label = self._planned(t, "data")[2:]
+        return self._to_native(x, scale), batch_labels(self.time, label, x)
+
+    def _to_native(self, x: Tensor, scale: float | Tensor) -> Tensor:
+        if isinstance(scale, Tensor):
+            return x * over_batch(scale, x) if self.native is not self.sde else x
+        return x * scale if scale != 1.0 else x
+
+    # -- coefficients -------------------------------------------------------------------------------------------
+
+    def _planned(self, t: float | Tensor, target: Prediction) -> tuple[Any, Any, Any, Any]:
+        """The coefficients of a time: of a host time those prepared, as floats."""
+        if isinstance(t, Tensor):
+            return self._coefficients(t.double(), target)
         t = float(t)
         if (t, target) not in self._plan:
             self.prepare([t], target)
-        weight_x, weight_output, scale_x, host_label = self._plan[t, target]
-        output = self._call(x * scale_x if scale_x != 1.0 else x, host_label, t)
-        if weight_output != 1.0:
-            output = output * weight_output
-        return torch.add(output, x, alpha=weight_x) if weight_x != 0.0 else output
-
-    # -- coefficients -------------------------------------------------------------------------------------------
+        return self._plan[t, target]
 
     def _coefficients(self, t: Values, target: Prediction) -> tuple[Values, Values, Values, Values]:
         """(a, b, scale, label): the net is called at (scale x, label) and the wanted value is a x + b output."""
@@ -230,25 +257,15 @@ class ScoreModel:
         tau = t if native is self.sde else native.time(self.sde.lam(t))
         a, b, scale = conversion(self.predicts, target, native, tau, self.sde, t)
         if isinstance(t, np.ndarray):
-            self._require_finite(t, a, b, target)
+            require_determined(self.predicts, target, self.sde, t, a, b)
         return a, b, scale, label_of(self.time, native, tau)
-
-    def _require_finite(self, t: np.ndarray, a: np.ndarray, b: np.ndarray, target: str) -> None:
-        bad = ~(np.isfinite(a) & np.isfinite(b))
-        if bad.any():
-            at = float(t[bad][0])
-            raise ValueError(
-                f"a network that predicts {self.predicts!r} does not determine the {target!r} at t = {at:g} of "
-                f"{self.sde!r} (alpha = {self.sde.alpha(at):g}, sigma = {self.sde.sigma(at):g}): keep away from that "
-                "end with t_max= or t_min=, or use a network that predicts data, v or velocity"
-            )
 
     # -- the call -----------------------------------------------------------------------------------------------
 
     def _call(self, x: Tensor, label: float | Tensor, t: float | Tensor) -> Tensor:
         """Call the network once: cast at its door, double the batch for guidance, count, check."""
-        inputs = x if (dtype := self._net_dtype()) is None else x.to(dtype)
-        labels = self._labels(label, inputs)
+        inputs = x if (dtype := dtype_of(self.net)) is None else x.to(dtype)
+        labels = batch_labels(self.time, label, inputs)
         conditioning = self.conditioning
         if self._guidance is not None:
             inputs, labels = torch.cat([inputs, inputs]), torch.cat([labels, labels])
@@ -263,26 +280,13 @@ class ScoreModel:
                 "with a label for each sample: wrap one with other arguments, such as lambda x, t: net(x)"
             )
             raise
-        self._watch.check(output, inputs, version, t)
+        differentiates = self._watch.differentiates or any(each.differentiates for each in self.refinements)
+        self._watch.check(output, inputs, version, t, differentiates)
         if self._guidance is not None:
             conditional, unconditional = output.chunk(2)
             output = torch.lerp(unconditional, conditional, self._guidance[0])
         self._watch.check_finite(output, t)
         return cast(Tensor, output.to(x.dtype))
-
-    def _labels(self, label: float | Tensor, inputs: Tensor) -> Tensor:
-        dtype = torch.int64 if self.time == "index" else torch.promote_types(inputs.dtype, torch.float32)
-        if isinstance(label, Tensor):
-            return label.to(device=inputs.device, dtype=dtype).expand(inputs.shape[0])
-        return torch.full((inputs.shape[0],), label, dtype=dtype, device=inputs.device)
-
-    def _net_dtype(self) -> torch.dtype | None:
-        """The dtype of the network's parameters, or None where there is nothing to cast to."""
-        if isinstance(self.net, torch.nn.Module):
-            for parameter in self.net.parameters():
-                if parameter.is_floating_point():
-                    return parameter.dtype
-        return None
 
     def __repr__(self) -> str:
         name = getattr(self.net, "__name__", type(self.net).__name__)

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from .errors import whole_number
 
-TRAINING, START, SOLVER, CORRECTOR, PROBE, DEQUANTISATION, BOUND, PATH = range(-1, 7)
-"""Streams: the times and the noise of training, the starting state, the solver's noise, the corrector's noise, the
-probes of a divergence, what turns whole numbers into densities, the noise of the variational bounds, and the nodes of
-Brownian paths (the last, as its draws may exceed the 2^40 that lie between two streams)."""
+REPLACEMENT, TRAINING, START, SOLVER, CORRECTOR, PROBE, DEQUANTISATION, BOUND, PATH = range(-2, 7)
+"""Streams: the noise of measurements put in their place, the times and the noise of training, the starting state, the
+solver's noise, the corrector's noise, the probes of a divergence, what turns whole numbers into densities, the noise of
+the variational bounds, and the nodes of Brownian paths (the last, as its draws may exceed the 2^40 that lie between two
+streams)."""
 
 
 class NoiseSource(Protocol):

@@ -59,6 +59,20 @@ def conversion(
         return a * scale, b, scale
 
 
+def require_determined(
+    source: Prediction, target: Prediction, sde: SDE, t: np.ndarray, a: np.ndarray, b: np.ndarray
+) -> None:
+    """Raise ValueError, naming the time, where the coefficients of a conversion are not finite."""
+    bad = ~(np.isfinite(a) & np.isfinite(b))
+    if bad.any():
+        at = float(t[bad][0])
+        raise ValueError(
+            f"a network that predicts {source!r} does not determine the {target!r} at t = {at:g} of "
+            f"{sde!r} (alpha = {sde.alpha(at):g}, sigma = {sde.sigma(at):g}): keep away from that "
+            "end with t_max= or t_min=, or use a network that predicts data, v or velocity"
+        )
+
+
 def truth(prediction: Prediction, sde: SDE, t: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
     """What a network should answer for data x0 and noise, both (batch, ...), at times t (batch,): p x0 + q noise."""
     p, q = _coordinates(prediction, sde, t)

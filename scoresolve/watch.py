@@ -54,16 +54,18 @@ class Watch:
         if self._on_call is not None:
             self._on_call()
 
-    def check(self, output: Any, inputs: Tensor, version: int | None, t: float | Tensor) -> None:
+    def check(
+        self, output: Any, inputs: Tensor, version: int | None, t: float | Tensor, differentiates: bool = False
+    ) -> None:
         """Raise NetworkOutputError unless the answer to ``inputs`` is a tensor that can be worked with."""
         problem = _problem(output, inputs, version)
         if problem:
             raise NetworkOutputError(f"{self._where(t)}: the network {problem}")
-        if self.differentiates and not output.requires_grad:
+        if differentiates and not output.requires_grad:
             raise NetworkOutputError(
-                f"{self._where(t)}: the network's answer carries no gradient, which the divergence is made of: it runs "
-                "under torch.no_grad or torch.inference_mode, detaches, or leaves torch; let it run with gradients "
-                "(an answer that really does not depend on x can say so with + 0 * x)"
+                f"{self._where(t)}: the network's answer carries no gradient, which the divergence or the guidance is "
+                "made of: it runs under torch.no_grad or torch.inference_mode, detaches, or leaves torch; let it run "
+                "with gradients (an answer that really does not depend on x can say so with + 0 * x)"
             )
 
     def check_finite(self, output: Tensor, t: float | Tensor, subject: str = "the network returned") -> None:
@@ -111,6 +113,15 @@ def _problem(output: Any, inputs: Tensor, version: int | None) -> str:
     if version_of(inputs) != version:
         return "wrote into its input; have it work on a copy (x.clone())"
     return ""
+
+
+def dtype_of(net: object) -> torch.dtype | None:
+    """The dtype of a network's parameters, or None where there is nothing to cast to."""
+    if isinstance(net, torch.nn.Module):
+        for parameter in net.parameters():
+            if parameter.is_floating_point():
+                return parameter.dtype
+    return None
 
 
 def version_of(x: Tensor) -> int | None:
