@@ -10,7 +10,6 @@ after each rejection, as published: its halves do not know of the whole that was
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,9 +25,9 @@ from tqdm import tqdm
 
 import scoresolve as ss
 from benchmarks.one_dimension import centred, mode_share, quantiles, wasserstein
+from benchmarks.work_precision import OUT, write
 from scoresolve import brownian
 
-OUT = Path(__file__).resolve().parent / "results"
 SOLVERS = ("adaptive_sde_sra", "adaptive_sde_ggf")
 TOLERANCES = (0.1, 0.05, 0.01)
 ATOL = 0.0078
@@ -95,10 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows += [measure(solver, rtol, options.samples, "kept") for rtol in TOLERANCES]
         with redrawn(0):
             rows += [measure(solver, rtol, options.samples, "redrawn") for rtol in TOLERANCES]
-    with (options.out / "adaptive_sde.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in asdict(row).items()} for row in rows)
+    write([asdict(row) for row in rows], options.out / "adaptive_sde.csv")
     for row in rows:
         print(row)
 

@@ -75,7 +75,7 @@ class AdaptiveFlow(PerSampleRunner):
         flow = Flow.of(model, self.method.clock, x, (begin, end), self.rtol, self.atol)
         between = len(self.times) > 2 and after_step is not None
         recorder = Recorder(flow) if self.dense or between else None
-        z, stats = _Run(self.method, flow, (begin, end), self.budget - jumps, recorder).go(x)
+        z, stats = _Run(self.method, flow, (begin, end), x.device, self.budget - jumps, recorder).go(x)
         stats["outcome"].nfe.add_(jumps)
         final = (z * flow.coordinates.size(z.new_tensor(end, dtype=torch.float64)).to(z)).reshape(x.shape)
         final = final if end == last else _jump(model, final, end, last)
@@ -118,10 +118,16 @@ class _Run:
     """One run of a method: the loop, and what is gathered of the samples as they leave it."""
 
     def __init__(
-        self, method: Method, flow: Flow, ends: tuple[float, float], budget: int, recorder: Recorder | None
+        self,
+        method: Method,
+        flow: Flow,
+        ends: tuple[float, float],
+        device: torch.device,
+        budget: int,
+        recorder: Recorder | None,
     ) -> None:
         self.method, self.whole, self.budget, self.recorder = method, flow, budget, recorder
-        self.first, self.last = flow.coordinates.place(torch.tensor(ends, dtype=torch.float64)).unbind()
+        self.first, self.last = flow.coordinates.place(torch.tensor(ends, dtype=torch.float64, device=device)).unbind()
         self.span = self.last - self.first
         self.gone: list[tuple[Lanes, Tensor]] = []
 
@@ -145,7 +151,6 @@ class _Run:
     def _start(self, x: Tensor) -> Lanes:
         """All samples at the first place, with the network's output there and a first step."""
         flow, batch = self.whole, len(x)
-        self.first, self.last, self.span = (place.to(x.device) for place in (self.first, self.last, self.span))
         z = x.reshape(batch, -1) / flow.coordinates.size(flow.time(self.first)).to(x)
         u = self.first.expand(batch)
         count = torch.zeros(batch, dtype=torch.int64, device=x.device)

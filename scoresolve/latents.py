@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .backends import Backend
 from .defaults import REVERSIBLE_TOLERANCE, chosen
 from .errors import require, unknown
 from .grids import GridLike
@@ -42,7 +43,7 @@ def decode(
     model: ScoreModel,
     latent: Tensor,
     *,
-    solver: str | None = None,
+    solver: str | Backend | None = None,
     nfe: int | None = None,
     steps: int | None = None,
     grid: GridLike | None = None,
@@ -76,7 +77,8 @@ def decode(
     fixed = nfe is not None or steps is not None or grid is not None
     if solver is None and not fixed:
         solver, options = chosen(None, options, REVERSIBLE_TOLERANCE)
-    if solver is not None and (get_solver(resolve(solver).solver).kind != "ode" or options.get("eta")):
+    info = solver.info if isinstance(solver, Backend) else solver and get_solver(resolve(solver).solver)
+    if info and (info.kind != "ode" or options.get("eta")):
         raise ValueError(f"decode follows the probability flow, {solver!r} adds noise: use a solver of kind 'ode'")
     named = grid is None or isinstance(grid, str) or callable(grid)  # an array says itself where it ends
     return sample(

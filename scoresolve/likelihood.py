@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .backends import Backend
 from .divergence import Divergence, Method
 from .errors import require, whole_number
 from .exact import Gaussian, Law
@@ -88,7 +89,7 @@ def log_likelihood(
     probes: int = 1,
     control: Gaussian | None = None,
     prior: Prior | None = None,
-    solver: str | None = None,
+    solver: str | Backend | None = None,
     nfe: int | None = None,
     steps: int | None = None,
     grid: GridLike | None = None,

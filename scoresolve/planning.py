@@ -13,6 +13,7 @@ from .correctors import CorrectorLike, PredictorCorrector, make_corrector
 from .errors import require
 from .grids import GridLike, make_grid, snap_to_indices
 from .model import ScoreModel
+from .per_sample import PerSampleRunner
 from .registry import Runner, SolverInfo, build
 from .sde import SDE
 from .table import Table
@@ -93,7 +94,7 @@ def plan(request: Request, steps: int | None, nfe: int | None) -> tuple[Runner, 
     """
     if request.info.adaptive and request.named:
         times = request.times_of(steps or 1)
-        return request.runner_of(times), times
+        return _limited(request.runner_of(times), nfe), times
     if not request.named or steps is not None:
         times = request.times_of(steps)
         runner = request.runner_of(times)
@@ -101,10 +102,15 @@ def plan(request: Request, steps: int | None, nfe: int | None) -> tuple[Runner, 
             raise ValueError(
                 f"{request.info.name!r} needs {runner.nfe} network calls on this grid, more than nfe={nfe}"
             )
-        return runner, times
+        return _limited(runner, nfe), times
     require(nfe is not None, f"steps= or nfe= for {request.info.name!r}: how many steps, or network calls, to spend")
     assert nfe is not None
     return _within_budget(request, nfe)
+
+
+def _limited(runner: Runner, nfe: int | None) -> Runner:
+    """The runner with a budget, if it looks after one itself."""
+    return runner.limited(nfe) if nfe is not None and isinstance(runner, PerSampleRunner) else runner
 
 
 Plan: TypeAlias = tuple[int, Runner, np.ndarray]

@@ -17,7 +17,6 @@ from .errors import require, whole_number
 from .grids import GridLike
 from .model import ScoreModel
 from .noise import NoiseSource, SampleStreams
-from .per_sample import PerSampleRunner
 from .planning import Request, check_table, plan
 from .presets import resolve
 from .registry import Runner, SolverInfo, get_solver
@@ -121,8 +120,6 @@ def sample(
         if closing and nfe == 1:
             raise ValueError("nfe must be at least 2 with denoise=True, which takes one network call; got nfe=1")
         runner, times = plan(request, steps, nfe if nfe is None else nfe - closing)
-        if nfe is not None and isinstance(runner, PerSampleRunner):
-            runner = runner.limited(nfe - closing)
     if start is None:
         x = x * model.sde.prior_std(float(times[0]))
     view = View(trajectory, callback, progress, grad, on_error, denoise and model.sde.sigma(float(times[-1])) > 0)
@@ -182,8 +179,6 @@ def encode(
     request = Request(model, *_asked(solver, grid, last, first, options), floor=t_min or 0.0, upwards=True)
     require(request.ends_noisy, f"noise where encoding starts, there is none at t = 0: use t_min={model.t_eps:g}")
     runner, times = plan(request, steps, nfe)
-    if nfe is not None and isinstance(runner, PerSampleRunner):
-        runner = runner.limited(nfe)
     if log_prob is not None:
         runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
     view = View(trajectory, callback, progress, grad, on_error)

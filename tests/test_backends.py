@@ -324,3 +324,17 @@ def test_a_backend_says_what_it_is() -> None:
     )
     assert eval(repr(solver), {"backend": ss.backend}) == solver
     assert (solver.info.kind, solver.adaptive) == ("sde", True)
+
+
+def test_latents_and_likelihoods_by_a_method_of_another_library() -> None:
+    """The way up, the way back and log p, each against the closed form of a Gaussian."""
+    sde, law = ss.VPSDE(), gaussian()
+    model, solver = law.model(sde), ss.backend("scipy", "DOP853", clock="log_flow", rtol=1e-9, atol=1e-9)
+    x0 = law.marginal(sde, sde.t_min).sample(4, generator=torch.Generator().manual_seed(0))
+    latent = ss.encode(model, x0, solver=solver).samples
+    assert torch.allclose(latent, law.flow(sde, x0, sde.t_min, 1.0), atol=1e-6)
+    assert torch.allclose(ss.decode(model, latent, solver=solver).samples, x0, atol=1e-6)
+    found = ss.log_likelihood(model, x0, solver=solver, prior=law.marginal(sde, 1.0))
+    assert torch.allclose(found.log_prob, law.marginal(sde, sde.t_min).log_prob(x0), atol=1e-5)
+    with pytest.raises(ValueError, match="decode follows the probability flow"):
+        ss.decode(model, latent, solver=ss.backend("torchsde", "euler"), nfe=10)
