@@ -194,6 +194,10 @@ def build_table(name: str, sde: SDE, times: np.ndarray, **options: Any) -> Table
 def check_options(info: SolverInfo, options: Mapping[str, Any]) -> None:
     """Raise TypeError for an option that the solver does not have."""
     for option in options:
+        if not info.options:
+            raise TypeError(
+                f"{info.name!r} has no options, got {option!r} (those of another library's method go to ss.backend)"
+            )
         if option not in info.options:
-            known = ", ".join(f"{name}={value!r}" for name, value in info.options.items()) or "none"
+            known = ", ".join(f"{name}={value!r}" for name, value in info.options.items())
             raise TypeError(f"{unknown('option', option, info.options)}; {info.name!r} has the options {known}")

@@ -336,5 +336,7 @@ def test_latents_and_likelihoods_by_a_method_of_another_library() -> None:
     assert torch.allclose(ss.decode(model, latent, solver=solver).samples, x0, atol=1e-6)
     found = ss.log_likelihood(model, x0, solver=solver, prior=law.marginal(sde, 1.0))
     assert torch.allclose(found.log_prob, law.marginal(sde, sde.t_min).log_prob(x0), atol=1e-5)
+    with pytest.raises(TypeError, match=r"has no options, got 'rtol' .* go to ss.backend"):
+        ss.sample(model, (2, 3), solver=solver, rtol=1e-3)
     with pytest.raises(ValueError, match="decode follows the probability flow"):
         ss.decode(model, latent, solver=ss.backend("torchsde", "euler"), nfe=10)
