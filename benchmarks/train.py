@@ -36,7 +36,7 @@ from benchmarks.checkpoints import CheckpointError, read_tensors, write_tensors,
 from benchmarks.data import DATA, Images, images
 from benchmarks.networks import NetworkConfig, initial
 from benchmarks.options import chosen_device
-from benchmarks.systems import SYSTEMS, system
+from benchmarks.classical import SYSTEMS, system
 from benchmarks.training import Run, State
 from scoresolve.errors import whole_number
 

@@ -22,7 +22,7 @@ from scoresolve.errors import require, whole_number
 from .checkpoints import CheckpointError, read_tensors, write_tensors
 from .data import Images
 from .networks import NetworkConfig, initial
-from .systems import system
+from .classical import system
 
 ORDER, DROP = 100, 101
 """Streams of random numbers, apart from the library's own."""
@@ -33,7 +33,7 @@ class Run:
     """Everything that decides the trained weights.
 
     Attributes:
-        system, data: names of ``systems.SYSTEMS`` and ``data.DATA``.
+        system, data: names of ``classical.SYSTEMS`` and ``data.DATA``.
         conditional: whether the network is told the labels, but for a share ``drop`` of them (guidance without a
             classifier: Ho and Salimans 2022, arXiv:2207.12598).
         learning_rate: of AdamW, reached after ``warmup`` steps, then falling to zero as a cosine.

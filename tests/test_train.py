@@ -13,7 +13,7 @@ import scoresolve as ss
 from benchmarks import checkpoints, train, training
 from benchmarks.data import images, patch_images
 from benchmarks.networks import NetworkConfig, initial
-from benchmarks.systems import SYSTEMS, ladder, system
+from benchmarks.classical import SYSTEMS, ladder, system
 from benchmarks.training import Run, State
 
 TINY = Run("ddpm", steps=4, batch=8, warmup=2, widths=(8, 16), conditional=True)
