@@ -46,9 +46,10 @@ class System:
     loss: Loss
     discrete: bool = False
 
-    def model(self, net: nn.Module, span: float) -> ss.ScoreModel:
-        """The network with its process."""
-        return ss.ScoreModel(net, self.process(span), predicts="noise", time=self.label)
+    def model(self, net: nn.Module, span: float, *, between: bool = False) -> ss.ScoreModel:
+        """The network with its process. ``between``: one told an index takes fractions, at times between its levels."""
+        time = "fractional_index" if between and self.label == "index" else self.label
+        return ss.ScoreModel(net, self.process(span), predicts="noise", time=time)
 
 
 def ladder(sde: ss.SDE, dimension: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def write_page(
         f'<p class="small">{escape(versions)}; seed {facts["seed"]}, {escape(facts["device"])}, '
         f"process {escape(facts['process'])}, t from {facts['t_max']:g} to {facts['t_min']:g}, "
         f"{facts['wall_time']:.0f} s, {escape(facts['started'])}.</p>",
-        f'<img class="plot" alt="error against network calls" src="{_data_uri(plot.read_bytes())}">',
+        f'<img class="plot" alt="error against network calls" src="{data_uri(plot.read_bytes())}">',
     ]
     for summary in report.summaries:
         parts.append(f'<h2 id="{escape(summary.name)}">{escape(summary.title)}</h2>')
@@ -56,11 +57,16 @@ def write_page(
     if lines := notes(report):
         items = "".join(f"<li>{escape(line)}</li>" for line in lines)
         parts.append(f"<h2>Left out and failed</h2><ul>{items}</ul>")
+    path.write_text(document("scoresolve benchmark", parts))
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """A page that needs no other file."""
     body = "\n".join(parts)
-    path.write_text(
+    return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>scoresolve benchmark</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
 
 
@@ -143,19 +149,24 @@ def _samples(report: Report, summary: Summary, truth: Tensor) -> list[str]:
 def _strip(images: Tensor | None) -> str:
     if images is None:
         return "<td></td>"
-    return f'<td><img class="samples" alt="samples" src="{_data_uri(_png(images))}"></td>'
+    return f'<td><img class="samples" alt="samples" src="{data_uri(picture(images))}"></td>'
 
 
-def _png(images: Tensor) -> bytes:
-    """Images of shape (n, 1 or 3, height, width), values in [-1, 1], side by side in blue-grey frames."""
+def picture(images: Tensor, columns: int | None = None) -> bytes:
+    """Images (n, 1 or 3, height, width), values in [-1, 1], in rows of so many (all), in blue-grey frames: a PNG."""
     colours = (images.float().cpu().clamp(-1, 1) / 2 + 0.5).expand(-1, 3, -1, -1)
     frame = torch.tensor([0.55, 0.65, 0.8])[None, :, None, None]
     framed = torch.nn.functional.pad(colours - frame, (1, 1, 1, 1)) + frame
-    pixels = framed.permute(2, 0, 3, 1).flatten(1, 2).clamp(0, 1).contiguous().numpy()
+    lines = framed.split(columns or len(framed))
+    short = (columns or len(framed)) - len(lines[-1])
+    lines = (*lines[:-1], torch.cat([lines[-1], frame.expand(short, 3, *framed.shape[2:])]))
+    strips = [line.permute(2, 0, 3, 1).flatten(1, 2) for line in lines]
+    pixels = torch.cat(strips).clamp(0, 1).contiguous().numpy()
     buffer = io.BytesIO()
     imsave(buffer, pixels, format="png")
     return buffer.getvalue()
 
 
-def _data_uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
+    """A picture inside a page."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -75,9 +75,10 @@ def train(
     return state.averaged
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> ss.ScoreModel:
+def load(path: str | Path, device: torch.device | str = "cpu", *, between: bool = False) -> ss.ScoreModel:
     """The averaged network of a ``model.safetensors``, with its process; told its class by ``condition(classes=...)``.
 
+    ``between``: DDPM's is told fractional indices, for solvers that choose their own times; else whole ones.
     Raises: FileNotFoundError; CheckpointError for another file.
     """
     tensors, facts = read_tensors(Path(path), str(device))
@@ -85,7 +86,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> ss.ScoreModel:
         raise CheckpointError(f"{path} is a checkpoint, not a model: that is written beside it when the run has ended")
     net = initial(NetworkConfig(**facts["network"]), seed=0)
     net.load_state_dict(tensors)
-    return system(facts["run"]["system"]).model(net.to(device).requires_grad_(False).eval(), facts["span"])
+    net = net.to(device).requires_grad_(False).eval()
+    return system(facts["run"]["system"]).model(net, facts["span"], between=between)
 
 
 @torch.no_grad()
