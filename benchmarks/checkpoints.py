@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FACTS = "scoresolve"
 """The header's key for the JSON: one, as the order of several would change from run to run."""
@@ -17,6 +22,11 @@ FACTS = "scoresolve"
 
 class CheckpointError(ValueError):
     """A file of another kind, or of another run; the message says what to do."""
+
+
+def key(settings: DataclassInstance) -> str:
+    """A short hash of a dataclass of settings, to name a file by."""
+    return hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -8,7 +8,6 @@ safetensors beside their configuration as JSON, in a file named by the configura
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 import scoresolve as ss
 
-from .checkpoints import write_whole
+from .checkpoints import key, write_whole
 
 SHAPE = (1, 8, 8)
 CACHE = Path(__file__).resolve().parent / "cache"
@@ -46,7 +45,7 @@ class Training:
     @property
     def key(self) -> str:
         """A short hash of the configuration."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        return key(self)
 
 
 QUICK = Training(steps=1200, width=192)

@@ -72,17 +72,11 @@ class UNet(nn.Module):
     et al. 2022 (arXiv:2206.00364, eq. 8) do. The last layer starts at zero, and so the answer.
     """
 
-    rates: Tensor
-
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
         features, first, lowest = 4 * config.widths[0], config.widths[0], config.widths[-1]
-        # Radians over the whole clock: from what tells the ends apart to about the finest that VP's ends need.
-        self.register_buffer("rates", torch.logspace(0, math.log10(300), features // 4), persistent=False)
-        self.embed = nn.Sequential(
-            nn.Linear(2 * len(self.rates), features), nn.SiLU(), nn.Linear(features, features), nn.SiLU()
-        )
+        self.embed = Clock(config.label, features)
         self.null = nn.Embedding(config.classes + 1, features) if config.classes else None
         self.enter = nn.Conv2d(config.shape[0], first, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -108,15 +102,13 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
         """The answer at x (batch, channels, height, width), labels (batch,), classes int64 (batch,), null if None."""
-        condition = self.embed(self._features(label).to(x.dtype))
+        condition = self.embed(label, x.dtype)
         if self.null is not None:
             told = torch.full_like(label, self.config.classes, dtype=torch.int64) if classes is None else classes
             condition = condition + self.null(told)
         elif classes is not None:
             raise ValueError("the network was not trained with classes: leave them out, or train with --conditional")
-        if self.config.label == "sigma":
-            x = x / (label * label + SPREAD**2).sqrt().to(x.dtype)[:, None, None, None]
-        hidden = self.enter(x)
+        hidden = self.enter(bounded(self.config.label, x, label))
         skips = [hidden]
         for layer in self.down:
             hidden = layer(hidden, condition) if isinstance(layer, Block) else layer(hidden)
@@ -130,9 +122,22 @@ class UNet(nn.Module):
         out: Tensor = self.leave(silu(self.norm(hidden)))
         return out
 
-    def _features(self, label: Tensor) -> Tensor:
-        """Sines and cosines of the clock, which goes over a stretch of about one."""
-        match self.config.label:
+
+class Clock(nn.Sequential):
+    """Features of the time label: sines and cosines of a clock that goes over a stretch of about one, mixed."""
+
+    rates: Tensor
+
+    def __init__(self, label: Label, features: int) -> None:
+        # Radians over the whole clock: from what tells the ends apart to about the finest that VP's ends need.
+        rates = torch.logspace(0, math.log10(300), features // 4)
+        super().__init__(nn.Linear(2 * len(rates), features), nn.SiLU(), nn.Linear(features, features), nn.SiLU())
+        self.label = label
+        self.register_buffer("rates", rates, persistent=False)
+
+    def forward(self, label: Tensor, dtype: torch.dtype) -> Tensor:  # type: ignore[override]
+        """(batch,) to (batch, features)."""
+        match self.label:
             case "index":
                 clock = (label.to(self.rates) + 1) / LEVELS
             case "t":
@@ -140,7 +145,15 @@ class UNet(nn.Module):
             case "sigma":
                 clock = label.log() / 8
         angles = clock[:, None] * self.rates
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
+        mixed = torch.cat([angles.sin(), angles.cos()], dim=1).to(dtype)
+        for layer in self:
+            mixed = layer(mixed)
+        return mixed
+
+
+def bounded(kind: Label | None, x: Tensor, label: Tensor) -> Tensor:
+    """The state on a scale of about one: that of VE processes, told sigma, is divided by that of data and noise."""
+    return x / (label * label + SPREAD**2).sqrt().to(x.dtype)[:, None, None, None] if kind == "sigma" else x
 
 
 class Block(nn.Module):
