@@ -23,10 +23,10 @@ import scoresolve as ss
 from scoresolve.errors import require, whole_number
 
 from .checkpoints import key, read_tensors, write_tensors
+from .classical import system
 from .data import Images, images
 from .digits import CACHE, Log
 from .networks import Block, Clock, Label, bounded
-from .systems import system
 
 BLOCK = 1024
 """Images that go through the network at once where no gradient is asked for."""
@@ -38,7 +38,7 @@ class Settings:
 
     Attributes:
         data: a name of ``data.DATA``.
-        system: a name of ``systems.SYSTEMS``, the noise of which a guide is trained on; "" for the judge.
+        system: a name of ``classical.SYSTEMS``, the noise of which a guide is trained on; "" for the judge.
         learning_rate: of AdamW, falling to zero as a cosine; decay: of its weights.
         noise: standard deviation of what the judge's images get; shift: the most pixels that images are moved by.
         widths: channels at each resolution, from the highest, multiples of 8.

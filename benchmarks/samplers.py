@@ -148,4 +148,7 @@ def guided(log_prob: Callable[..., Tensor]) -> list[Sampler]:
     found += [
         Sampler("free-threshold", f"the same, {largest:g}, dynamic threshold", settings, free(largest, clamp=True))
     ]
-    return [*found, *(Sampler(f"class-{s:g}", f"guided by a classifier, {s:g}", settings, classified(s)) for s in SCALES)]
+    return [
+        *found,
+        *(Sampler(f"class-{s:g}", f"guided by a classifier, {s:g}", settings, classified(s)) for s in SCALES),
+    ]

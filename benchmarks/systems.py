@@ -37,12 +37,13 @@ import scoresolve as ss
 from benchmarks import train
 from benchmarks.checkpoints import CheckpointError, read_tensors, write_tensors
 from benchmarks.classical import SYSTEMS
-from benchmarks.classifier import Judge, guide, judge
+from benchmarks.classifier import Classifier, guide, judge
 from benchmarks.data import Images, images
+from benchmarks.fidelity import fidelity
 from benchmarks.likelihood import LEVELS, PLACES, UNIFORM, with_decoder
 from benchmarks.options import chosen_device
 from benchmarks.samplers import Sampler, guided, samplers
-from benchmarks.systems_report import Bits, Results, Row, write
+from benchmarks.systems_report import REAL, Bits, Results, Row, write
 from benchmarks.training import Run
 from scoresolve.errors import unknown, whole_number
 from scoresolve.noise import START
@@ -167,7 +168,7 @@ def planned(plan: Plan, systems: Sequence[str]) -> Iterator[tuple[str, Sampler]]
     """Every system with each of its samplers."""
     for system in systems:
         if system == GUIDED:
-            found = guided(guide(plan.images, train.load(network(plan, "ddpm"), plan.device), quick=plan.quick))
+            found = guided(guide("ddpm", plan.data, plan.device).log_prob)
         else:
             sde = train.load(network(plan, system)).sde
             found = samplers(system, sde, plan.images.train[0].numel())
@@ -176,35 +177,46 @@ def planned(plan: Plan, systems: Sequence[str]) -> Iterator[tuple[str, Sampler]]
                 yield system, sampler
 
 
-def scored(plan: Plan, system: str, sampler: Sampler, seed: int, by: Judge) -> tuple[Row, Tensor]:
-    """A row of the table, and some of its samples."""
+def scored(plan: Plan, system: str, sampler: Sampler, seed: int, by: Classifier) -> tuple[Row, Tensor]:
+    """A row of the table, and its samples."""
     samples, facts = drawn(plan, system, sampler, seed)
     classes = plan.classes() if sampler.told is not None else None
-    row = Row.of(system, sampler, seed, facts, samples.to(plan.device), plan.images, by, classes)
-    return row, samples
+    found = fidelity(samples, plan.images, by, seed, labels=classes)
+    return Row.of(system, sampler.name, sampler.title, seed, found, nfe=facts["nfe"], seconds=facts["seconds"]), samples
+
+
+def scale(plan: Plan, seed: int, by: Classifier) -> Iterator[tuple[Row, Tensor]]:
+    """What the numbers are of images held out, and of a Gaussian fitted to the training images."""
+    data = plan.images
+    gaussian = ss.exact.Gaussian.fit(data.train).sample(plan.count, generator=torch.Generator().manual_seed(seed))
+    sets = {
+        "test": (f"{len(data.test)} {data.name} held out", data.test, data.test_labels),
+        "gaussian": ("a Gaussian fitted to the training images", gaussian.float(), None),
+    }
+    for name, (title, samples, labels) in sets.items():
+        yield Row.of(REAL, name, title, seed, fidelity(samples, data, by, seed, labels=labels)), samples
 
 
 def run(plan: Plan, systems: Sequence[str], *, progress: bool = True) -> Results:
     """Train, sample and score; seed by seed, so that a table stopped half-way is a whole one of fewer seeds."""
     plan.cells.mkdir(parents=True, exist_ok=True)
-    by = judge(plan.images, plan.device, quick=plan.quick)
+    by = judge(plan.data, plan.device)
     pairs = list(planned(plan, systems))
     measured = [name for name in systems if name != GUIDED]
-    results = Results(plan.images, plan.seeds, plan.count)
+    results = Results(plan.images, plan.count)
     bar = tqdm(total=len(plan.seeds) * (len(pairs) + len(measured)), unit="cell", disable=None if progress else True)
     with bar:
         for seed in plan.seeds:
+            for row, samples in scale(plan, seed, by):
+                results.add(row, samples)
             for system, sampler in pairs:
                 bar.set_description(f"{system}, {sampler.name}, seed {seed}")
-                row, samples = scored(plan, system, sampler, seed, by)
-                results.rows.append(row)
-                results.shown.setdefault((system, sampler.name), samples[:100])
+                results.add(*scored(plan, system, sampler, seed, by))
                 bar.update()
             for system in measured:
                 bar.set_description(f"{system}, bits, seed {seed}")
                 results.bits.append(bits(plan, system, seed))
                 bar.update()
-    results.references += Row.references(plan.images, plan.count, plan.seeds, by)
     return results
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .classical import SYSTEMS
 from .data import Images
+from .fidelity import Fidelity
 from .page import data_uri, document, picture
 from .plots import COLOURS, MARKERS
 
@@ -58,6 +59,12 @@ class Row:
     precision: float
     recall: float
     recognised: float | None = None
+
+    @classmethod
+    def of(cls, system: str, sampler: str, title: str, seed: int, found: Fidelity, **work: float) -> Row:
+        """Of what the samples got."""
+        good = found.frechet, 1000 * found.kernel, found.precision, found.recall, found.recognised
+        return cls(system, sampler, title, seed, work.get("nfe"), work.get("seconds"), *good)
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,11 @@ class Results:
     rows: list[Row] = field(default_factory=list)
     bits: list[Bits] = field(default_factory=list)
     shown: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+
+    def add(self, row: Row, samples: Tensor) -> None:
+        """A row, and the samples that it is of; those of the first seed are shown."""
+        self.rows.append(row)
+        self.shown.setdefault((row.system, row.sampler), samples[:SHOWN])
 
     def pairs(self) -> list[tuple[str, str, str]]:
         """Systems, samplers and their titles, in order."""
@@ -216,7 +228,7 @@ def write(results: Results, folder: Path) -> None:
     draw(results, folder / "systems.png")
     (folder / "samples").mkdir(exist_ok=True)
     for (system, sampler), samples in results.shown.items():
-        (folder / "samples" / f"{system}-{sampler}.png").write_bytes(picture(samples[:SHOWN], columns=20))
+        (folder / "samples" / f"{system}-{sampler}.png").write_bytes(picture(samples, columns=20))
     (folder / "systems.html").write_text(_page(results, folder))
     for title, names, rows in (
         (f"{results.count} samples a seed", head, lines),

@@ -33,10 +33,10 @@ from tqdm import tqdm
 
 import scoresolve as ss
 from benchmarks.checkpoints import CheckpointError, read_tensors, write_tensors, write_whole
+from benchmarks.classical import SYSTEMS, system
 from benchmarks.data import DATA, Images, images
 from benchmarks.networks import NetworkConfig, initial
 from benchmarks.options import chosen_device
-from benchmarks.classical import SYSTEMS, system
 from benchmarks.training import Run, State
 from scoresolve.errors import whole_number
 

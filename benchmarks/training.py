@@ -20,9 +20,9 @@ import scoresolve as ss
 from scoresolve.errors import require, whole_number
 
 from .checkpoints import CheckpointError, read_tensors, write_tensors
+from .classical import system
 from .data import Images
 from .networks import NetworkConfig, initial
-from .classical import system
 
 ORDER, DROP = 100, 101
 """Streams of random numbers, apart from the library's own."""

@@ -11,9 +11,9 @@ from scipy.special import ndtr
 
 import scoresolve as ss
 from benchmarks import checkpoints, train, training
+from benchmarks.classical import SYSTEMS, ladder, system
 from benchmarks.data import images, patch_images
 from benchmarks.networks import NetworkConfig, initial
-from benchmarks.classical import SYSTEMS, ladder, system
 from benchmarks.training import Run, State
 
 TINY = Run("ddpm", steps=4, batch=8, warmup=2, widths=(8, 16), conditional=True)
