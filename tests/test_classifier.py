@@ -102,6 +102,9 @@ def test_a_guide_is_sure_without_noise_and_knows_nothing_at_the_end(guide: Class
         log_prob = torch.stack([guide.log_prob(x, label, torch.full_like(label, y)) for y in range(10)], 1)
         assert torch.allclose(log_prob.exp().sum(1), torch.ones(len(x)), atol=1e-5)
         found.append((accuracy(log_prob), -float(log_prob.gather(1, DIGITS.test_labels[:, None]).mean())))
+    x = system("ddpm").process(1.0).perturb(DIGITS.test, 0.2, noise)
+    early, late = (guide(x, torch.full((297,), index)) for index in (0, 999))
+    assert (early - late).abs().max() > 0.1  # it hears the time
     assert found[0][0] > 0.85
     assert found[0][1] < 0.7 * math.log(10)
     assert found[1][0] > 0.4
