@@ -195,7 +195,7 @@ def precision_recall(x: Tensor, real: Tensor, *, k: int = 3, seed: int = 0) -> t
 
 def _radii(x: Tensor, k: int) -> Tensor:
     """The distance of each to its k-th nearest of the others; itself, at distance zero, is one of k + 1."""
-    parts = [_distances(x[rows], x).kthvalue(k + 1, dim=1).values for rows in _blocks(len(x), len(x))]
+    parts = [_distances(x[rows], x).topk(k + 1, dim=1, largest=False).values[:, k] for rows in _blocks(len(x), len(x))]
     return torch.cat(parts)
 
 
