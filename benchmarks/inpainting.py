@@ -239,6 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         require(not (options.colour and options.model), "--model or --colour, got both: the networks know no colours")
         network = load(options.model) if options.model else None
+        shape = network.net.config.shape if network else (1, 8, 8)  # type: ignore[attr-defined]
+        require(shape == (1, 8, 8), f"a network of --data digits, (1, 8, 8), got one of {shape}")
         of = colourisation(count) if options.colour else inpainting(count, network)
     except (CheckpointError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
