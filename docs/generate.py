@@ -203,6 +203,8 @@ PAGES: list[tuple[str, str, Callable[[], str]]] = [
     ("docs/benchmarks.md", "results", result_tables),
     ("docs/adaptive.md", "work", work_table),
     ("docs/adaptive.md", "sde", sde_table),
+    ("docs/conditioning.md", "inpainting", partial(csv_table, "inpainting")),
+    ("docs/conditioning.md", "colourisation", partial(csv_table, "colourisation")),
     ("docs/likelihood.md", "likelihood", partial(csv_table, "likelihood_at_equal_error")),
     ("docs/likelihood.md", "hutchinson", partial(csv_table, "hutchinson")),
     ("docs/likelihood.md", "bits", partial(csv_table, "bits_per_dim")),

@@ -27,6 +27,8 @@ from torch import Tensor
 
 from .errors import require
 from .model import ScoreModel
+from .operators import LinearOperator, check_measurement
+from .posterior import measured
 from .propagation import affine_map, push
 from .sde import SDE, over_batch
 from .shrinkage import shrunk_covariance
@@ -168,6 +170,23 @@ class GaussianMixture(Law):
         law = copy.copy(self)
         law.means, law.variances = alpha * self.means, alpha**2 * self.variances + sigma**2
         return law
+
+    def posterior(self, operator: LinearOperator, measurement: Tensor, noise_std: float) -> GaussianMixture:
+        """The law given one ``measurement = A x_0 + noise_std n`` (1, ...), again a mixture. Raises: ValueError.
+
+        >>> import torch, scoresolve as ss
+        >>> law = ss.exact.Gaussian(torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 1.0]]))
+        >>> law.posterior(ss.operators.matrix(torch.tensor([[1.0, 0.0]])), torch.tensor([[2.0]]), 0.0).mean
+        tensor([2.0000, 1.6000], dtype=torch.float64)
+        """
+        check_measurement(operator, measurement)
+        require(len(measurement) == 1, f"one measurement, (1, ...), got {len(measurement)}: take y[i : i + 1]")
+        unit = torch.eye(self.means.shape[1], dtype=torch.float64)
+        matrix = operator(unit.reshape(-1, *self.shape)).flatten(1).T
+        y = operator.reached(_float64(measurement)).flatten()
+        roots = self.bases * self.variances.sqrt()[:, None]
+        weights, means, covariances = measured(self.weights, self.means, roots, matrix, y, noise_std)
+        return GaussianMixture(weights, means.reshape(-1, *self.shape), covariances)
 
 
 class Gaussian(GaussianMixture):

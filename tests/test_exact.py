@@ -155,3 +155,27 @@ def test_states_of_any_dtype_shape_and_device_are_answered_in_kind() -> None:
 def test_bad_laws_are_refused(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("s", [0.4, 1e-3])
+def test_the_posterior_obeys_bayes_rule(s: float) -> None:
+    """log p(x) + log p(y | x) - log p(x | y) is the same for every x; here for a singular operator, too."""
+    law, generator = mixture_2d(), torch.Generator().manual_seed(0)
+    x, y = law.sample(6, generator=generator), torch.tensor([[0.3, 0.1]], dtype=torch.float64)
+    for operator in (ss.operators.Mask(torch.tensor([[True, False]])), ss.operators.matrix(torch.ones(2, 2) / 2)):
+        posterior = law.posterior(operator, y, s)
+        x = posterior.sample(6, generator=generator)
+        likelihood = -0.5 * (operator.reached(y) - operator(x)).square().sum(1) / s**2
+        evidence = law.log_prob(x) + likelihood - posterior.log_prob(x)
+        assert (evidence - evidence.mean()).abs().max().item() < 1e-6
+
+
+def test_a_posterior_without_noise_has_what_was_seen_and_only_that() -> None:
+    known, y = ss.operators.Mask(torch.tensor([[True, False]])), torch.tensor([[0.5, torch.nan]], dtype=torch.float64)
+    x = mixture_2d().posterior(known, y, 0.0).sample(50, generator=torch.Generator().manual_seed(0))
+    assert (x[:, 0] - 0.5).abs().max().item() < 1e-7
+    assert x[:, 1].std().item() > 0.05
+    with pytest.raises(ValueError, match="noise_std > 0 where the law has no spread"):
+        ss.exact.Gaussian([0.0, 0.0], [0.0, 1.0]).posterior(known, y, 0.0)
+    with pytest.raises(ValueError, match=r"take y\[i : i \+ 1\]"):
+        mixture_2d().posterior(known, y.expand(2, 2), 0.1)
