@@ -86,7 +86,13 @@ def floors(images: Images, judge: Classifier, seed: int = 0, *, k: int = 3) -> d
 
 
 def compared(x: Tensor, reference: Tensor, seed: int = 0, *, k: int = 3, rate: float | None = None) -> Fidelity:
-    """All distances of features x (n, d) to reference (m, d); ``rate`` is the share recognised, if there is one."""
+    """All distances of features x (n, d) to reference (m, d); ``rate`` is the share recognised, if there is one.
+
+    Features are taken in the root mean square of the reference's, as the scale of a judge's is nobody's: with the scale
+    of the kernel's argument goes its third power.
+    """
+    unit = reference.double().square().mean().sqrt()
+    x, reference = x.double() / unit, reference.double() / unit
     distance, error = kernel_distance(x, reference)
     precision, recall = precision_recall(x, reference, k=k, seed=seed)
     return Fidelity(frechet(x, reference), distance, error, precision, recall, rate, len(x), len(reference))

@@ -43,15 +43,15 @@ from benchmarks.fidelity import fidelity
 from benchmarks.likelihood import LEVELS, PLACES, UNIFORM, with_decoder
 from benchmarks.options import chosen_device
 from benchmarks.samplers import Sampler, guided, samplers
-from benchmarks.systems_report import REAL, Bits, Results, Row, write
+from benchmarks.systems_report import write
+from benchmarks.systems_results import GUIDED, REAL, Bits, Results, Row
 from benchmarks.training import Run
 from scoresolve.errors import unknown, whole_number
 from scoresolve.noise import START
 
 RESULTS = train.RESULTS
-GUIDED = "guided"
-"""Beside the systems: DDPM told the class, and guided by a classifier."""
 NAMES = (*SYSTEMS, GUIDED)
+"""GUIDED: DDPM told the class, and guided by a classifier."""
 PROBES = 4
 
 
@@ -152,13 +152,11 @@ def bits(plan: Plan, system: str, seed: int) -> Bits:
             model, x0, noise, t_min, seed=seed, divergence="hutchinson", probes=PROBES, rtol=1e-3, atol=1e-3
         )
         levels: dict[str, Any] = {"levels": LEVELS, "data_range": PLACES, "t_min": t_min, "seed": seed}
-        bound = ss.variational_bound(model, x0, importance=0.5, points=64, repeats=4, **levels)
-        tensors = {"flow": flow, "bound": bound.nats}
-        write_tensors(path, tensors, asked)
-        found = tensors, asked
+        bound = ss.variational_bound(model, x0, importance=0.5, points=64, repeats=4, **levels).nats
+        found = {"flow": flow, "bound": bound}, asked
+        write_tensors(path, *found)
     unit = math.log(2) * data.test[0].numel()
-    flow, bound = (float(found[0][name].mean()) / unit for name in ("flow", "bound"))
-    return Bits(system, seed, flow, bound)
+    return Bits(system, seed, *(float(found[0][name].mean()) / unit for name in ("flow", "bound")))
 
 
 # -- all of them -----------------------------------------------------------------------------------------------------

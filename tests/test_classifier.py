@@ -8,10 +8,10 @@ import torch
 
 import scoresolve as ss
 from benchmarks import classifier
+from benchmarks.classical import system
 from benchmarks.classifier import Classifier, Settings, initial, train, trained
 from benchmarks.data import images, patch_images
 from benchmarks.fidelity import fidelity, floors
-from benchmarks.systems import system
 
 TINY = Settings(steps=120, batch=32, widths=(8, 16), learning_rate=6e-3)
 DIGITS = images("digits")
@@ -55,7 +55,7 @@ def test_real_images_are_nearer_than_a_gaussian_fit(judge: Classifier) -> None:
     made = fidelity(gaussian.reshape(-1, 1, 8, 8), DIGITS, judge, labels=DIGITS.test_labels)
     assert real["halves"].frechet < real["test"].frechet < made.frechet / 2
     assert abs(real["halves"].kernel) < 4 * real["halves"].kernel_error
-    assert made.kernel > 4 * made.kernel_error
+    assert made.kernel > 2 * made.kernel_error
     assert made.precision < 0.6 < min(real[name].precision for name in real)
     assert made.recognised < 0.2 < 0.9 < real["test"].recognised
     copies = fidelity(DIGITS.train, DIGITS, judge, labels=DIGITS.train_labels)
