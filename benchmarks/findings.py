@@ -25,10 +25,10 @@ def findings(results: Results) -> list[Finding]:
 
 
 def _ddim(results: Results) -> Iterator[Finding]:
-    few, many = (results.mean("ddpm", name, "kernel") for name in ("ddim-50-0", "ancestral-1000"))
+    few, many = (results.mean("ddpm", name, "frechet") for name in ("ddim-50-0", "ancestral-1000"))
     if few and many:
         noise = 2 * math.hypot(few.error, many.error)
-        figures = f"kernel distance {few.text(2)} and {many.text(2)}, noise of the difference {noise:.2f}"
+        figures = f"Frechet distance {few.text(3)} and {many.text(3)}, noise of the difference {noise:.3f}"
         holds = not few.value - many.value > noise
         yield Finding("DDIM with 50 steps is as good as DDPM with 1000, within the noise", figures, holds)
 
@@ -56,9 +56,9 @@ def _bound(results: Results) -> Iterator[Finding]:
 
 def _pairs(results: Results) -> Iterator[Finding]:
     for calls in (200, 1000):
-        pair, predictor = (results.mean("ve", f"{name}-{calls}", "kernel") for name in ("pair", "predictor"))
+        pair, predictor = (results.mean("ve", f"{name}-{calls}", "frechet") for name in ("pair", "predictor"))
         if pair and predictor:
-            figures = f"kernel distance {pair.text(2)} and {predictor.text(2)}"
+            figures = f"Frechet distance {pair.text(3)} and {predictor.text(3)}"
             statement = f"VE, {calls} calls: predictor and corrector in turn are better than the predictor alone"
             yield Finding(statement, figures, pair.value < predictor.value)
 

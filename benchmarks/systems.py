@@ -6,11 +6,12 @@ every way of ``samplers.py`` with every seed, and scored against the training im
 
     systems.csv     systems x samplers: network calls, distances, precision and recall, each mean and spread of seeds
     bits.csv        bits per dimension of each system, of the probability flow and of its variational bound
-    systems.png     kernel distance against network calls
+    systems.png     Frechet distance against network calls
     systems.html    all of it on one page with samples; samples/*.png the same as pictures
     cells/          what each run gave. The same command leaves out what is there, and so goes on where it was stopped
+                    (remove the folder when the library's numbers have changed)
 
-The full table takes about an hour on two cores, most of it the rows of 1000 calls; ``--quick`` half a minute.
+The full table takes about an hour on two cores, most of it the rows of 1000 calls; ``--quick`` a minute.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ RESULTS = train.RESULTS
 NAMES = (*SYSTEMS, GUIDED)
 """GUIDED: DDPM told the class, and guided by a classifier."""
 PROBES = 4
+HARDLY: dict[str, Any] = train.QUICK | {"steps": 60, "warmup": 10}
+"""Training with --quick."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,10 @@ class Plan:
 
 def network(plan: Plan, system: str, *, conditional: bool = False) -> Path:
     """The file of a system's network, which is trained if it is not there."""
-    folder = plan.networks / (f"{system}-{plan.data}" + ("-conditional" * conditional) + ("-quick" * plan.quick))
+    folder = plan.networks / (f"{system}-{plan.data}" + ("-conditional" * conditional) + ("-hardly" * plan.quick))
     path = folder / "model.safetensors"
     if not path.exists():
-        settings: dict[str, Any] = train.QUICK | {"steps": 60} if plan.quick else {}
+        settings: dict[str, Any] = HARDLY if plan.quick else {}
         train.train(Run(system, plan.data, conditional=conditional, **settings), folder, plan.device, progress=True)
     return path
 
@@ -97,6 +100,11 @@ def network(plan: Plan, system: str, *, conditional: bool = False) -> Path:
 def digest(path: Path) -> str:
     """Of a file's content: what a cell was made with."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def digest_of(weights: dict[str, Tensor]) -> str:
+    """Of weights that are in no file."""
+    return hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in weights.values())).hexdigest()[:16]
 
 
 # -- cells -----------------------------------------------------------------------------------------------------------
@@ -116,7 +124,7 @@ def drawn(plan: Plan, system: str, sampler: Sampler, seed: int) -> tuple[Tensor,
     conditional = system == GUIDED and sampler.name.startswith("free")
     source = network(plan, "ddpm" if system == GUIDED else system, conditional=conditional)
     path = plan.cells / f"{system}-{sampler.name}-{seed}.safetensors"
-    asked = {"settings": repr(sampler.settings), "weights": digest(source), "count": plan.count}
+    asked = {"settings": repr(sampler.settings), "by": sampler.by, "weights": digest(source), "count": plan.count}
     if (found := kept(path, asked)) is not None:
         return found[0]["samples"], found[1]
     model = train.load(source, plan.device, between="rtol" in sampler.settings)
@@ -166,7 +174,8 @@ def planned(plan: Plan, systems: Sequence[str]) -> Iterator[tuple[str, Sampler]]
     """Every system with each of its samplers."""
     for system in systems:
         if system == GUIDED:
-            found = guided(guide("ddpm", plan.data, plan.device).log_prob)
+            by = guide("ddpm", plan.data, plan.device)
+            found = list(guided(by.log_prob, digest_of(by.state_dict()), plan.images.classes))
         else:
             sde = train.load(network(plan, system)).sde
             found = samplers(system, sde, plan.images.train[0].numel())
@@ -184,10 +193,12 @@ def scored(plan: Plan, system: str, sampler: Sampler, seed: int, by: Classifier)
 
 
 def scale(plan: Plan, seed: int, by: Classifier) -> Iterator[tuple[Row, Tensor]]:
-    """What the numbers are of images held out, and of a Gaussian fitted to the training images."""
-    data = plan.images
-    gaussian = ss.exact.Gaussian.fit(data.train).sample(plan.count, generator=torch.Generator().manual_seed(seed))
+    """What the numbers are of real images, and of a Gaussian fitted to the training images."""
+    data, generator = plan.images, torch.Generator().manual_seed(seed)
+    gaussian = ss.exact.Gaussian.fit(data.train).sample(plan.count, generator=generator)
+    again = torch.randperm(len(data.train), generator=generator)[: plan.count]
     sets = {
+        "again": ("training images drawn again", data.train[again], data.train_labels[again]),
         "test": (f"{len(data.test)} {data.name} held out", data.test, data.test_labels),
         "gaussian": ("a Gaussian fitted to the training images", gaussian.float(), None),
     }
@@ -228,8 +239,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add = p.add_argument
     add("--systems", nargs="+", default=list(NAMES), metavar="NAME", help=f"of {' '.join(NAMES)} (default: all)")
-    add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="(default: 0 1 2)")
-    add("--count", type=int, metavar="N", help="samples of each sampler and seed (default: 1000; --quick: 40)")
+    add("--seeds", nargs="+", type=int, metavar="N", help="(default: 0 1 2; --quick: 0)")
+    add("--count", type=int, metavar="N", help="samples of each sampler and seed (default: 500; --quick: 20)")
     add("--out", type=Path, default=RESULTS / "systems", metavar="FOLDER")
     add("--networks", type=Path, default=RESULTS / "train", metavar="FOLDER", help="where train.py leaves networks")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
@@ -245,8 +256,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.systems:
             if name not in NAMES:
                 raise ValueError(unknown("system", name, NAMES))
-        count = whole_number("--count", (40 if options.quick else 1000) if options.count is None else options.count)
-        seeds = tuple(whole_number("--seeds", seed, least=0) for seed in options.seeds)
+        count = whole_number("--count", options.count or (20 if options.quick else 500), least=5)
+        asked = options.seeds or ([0] if options.quick else [0, 1, 2])
+        seeds = tuple(dict.fromkeys(whole_number("--seeds", seed, least=0) for seed in asked))
         device = chosen_device(options.device)
         if options.threads is not None:
             torch.set_num_threads(whole_number("--threads", options.threads))

@@ -7,7 +7,7 @@ on a CPU, with the same bits as one that was not. In the folder ``--out`` are wr
     model.safetensors         the averaged weights and the configuration: what :func:`load` reads
     losses.csv, losses.png    the loss of each step, per element
 
-The digits take 0.05 s a step on one core, so 3000 steps some three minutes; patches of 28 x 28 are for a GPU (0.7 s).
+The digits take 0.05 s a step on one core, so 6000 steps some five minutes; patches of 28 x 28 are for a GPU (0.7 s).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Run:
 
     system: str
     data: str = "digits"
-    steps: int = 3000
+    steps: int = 6000
     batch: int = 64
     seed: int = 0
     conditional: bool = False
