@@ -285,7 +285,7 @@ class ScoreModel:
         if self._guidance is not None:
             conditional, unconditional = output.chunk(2)
             output = torch.lerp(unconditional, conditional, self._guidance[0])
-        self._watch.check_finite(output, t)
+        self._watch.check_finite(output, t, given=inputs)
         return cast(Tensor, output.to(x.dtype))
 
     def __repr__(self) -> str:

@@ -11,6 +11,11 @@ from torch import Tensor
 
 from .errors import BudgetError, NetworkOutputError, NonFiniteError
 
+ASTRAY = "check the network at that time, its time label and its prediction type"
+FAR = 1e6
+"""No state of data, scaled as it should be, is as large."""
+TAMED = "solution ran away: take more steps or a solver of lower order, less guidance, or ss.threshold(model)"
+
 
 class Watch:
     """Counts network calls, and looks whether what comes back is finite.
@@ -68,15 +73,22 @@ class Watch:
                 "with gradients (an answer that really does not depend on x can say so with + 0 * x)"
             )
 
-    def check_finite(self, output: Tensor, t: float | Tensor, subject: str = "the network returned") -> None:
-        """Raise NonFiniteError if the answer holds a NaN or an infinity, now or, on an accelerator, at the end."""
+    def check_finite(
+        self, output: Tensor, t: float | Tensor, subject: str = "the network returned", given: Tensor | None = None
+    ) -> None:
+        """Raise NonFiniteError if the answer holds a NaN or an infinity, now or, on an accelerator, at the end.
+
+        ``given``: what it is the answer to; its size tells a network that is wrong from a solution that ran away.
+        """
         if self._on_nonfinite == "ignore":
             return
         if self._on_nonfinite == "mask" or self._deferred or output.device.type != "cpu":
             sums = output.detach().reshape(len(output), -1).sum(dim=1)
             self._pending.append((sums, f"{self._where(t)}: {subject}", t))
         elif not math.isfinite(output.detach().sum().item()):  # one pass; a non-finite element shows in the sum
-            require_finite(output, f"{self._where(t)}: {subject}")
+            size = 0.0 if given is None else float(given.detach().abs().max())
+            hint = f"its input had grown to {size:.1e}, so the {TAMED}" if not size < FAR else ASTRAY
+            require_finite(output, f"{self._where(t)}: {subject}", hint)
 
     def _where(self, t: float | Tensor) -> str:
         return f"network call {self.calls} (step {self.step}, {_time(t)})"
@@ -129,15 +141,14 @@ def version_of(x: Tensor) -> int | None:
     return None if x.is_inference() else x._version
 
 
-def require_finite(x: Tensor, subject: str) -> None:
+def require_finite(x: Tensor, subject: str, hint: str = ASTRAY) -> None:
     """Raise NonFiniteError, naming the samples (rows) of x that hold a NaN or an infinity."""
     bad = ~torch.isfinite(x.reshape(len(x), -1)).all(dim=1)
     if bool(bad.any()):
         samples = bad.nonzero().flatten().tolist()
         shown = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
         raise NonFiniteError(
-            f"{subject} NaN or infinity in {len(samples)} of {x.shape[0]} samples ({shown}): check the "
-            "network at that time, its time label and its prediction type"
+            f"{subject} NaN or infinity in {len(samples)} of {x.shape[0]} samples ({shown}): {hint}"
         )
 
 

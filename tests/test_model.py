@@ -316,6 +316,16 @@ def test_non_finite_outputs_are_named_with_call_time_and_samples(solver: str, at
     assert calls == at  # no work after it
 
 
+def test_a_solution_that_ran_away_is_told_from_a_network_that_is_wrong() -> None:
+    """A cubic network feeds on its own answers, until they overflow; the same one, thresholded, does not."""
+    model = ss.ScoreModel(lambda x, t: -50 * x**3, ss.VPSDE())
+    with pytest.raises(ss.NonFiniteError, match=r"4 of 4 .*its input had grown to 1\.1e\+35, so the solution ran away"):
+        ss.sample(model, (4, 3), solver="euler", nfe=12, seed=0)
+    assert ss.sample(ss.threshold(model), (4, 3), solver="euler", nfe=12, seed=0).samples.isfinite().all()
+    with pytest.raises(ss.NonFiniteError, match="check the network at that time"):
+        ss.sample(ss.ScoreModel(lambda x, t: x / 0, ss.VPSDE()), (4, 3), solver="euler", nfe=12, seed=0)
+
+
 @pytest.mark.parametrize("at", [1, 3, 5])
 def test_on_a_device_the_check_is_deferred_and_names_the_first_bad_call(at: int) -> None:
     """What an accelerator does: nothing is read on the way, and the end names call, time and sample."""
