@@ -48,7 +48,7 @@ class Registers:
             both = [_placed(self._commit, size), _placed(self._propose, size)]
             weights = torch.tensor(both, dtype=x.dtype, device=x.device)
             self._columns = [part.unbind(0) for part in weights.unbind(0)]
-            self._flat = x.reshape(-1), x
+            self._base = x.reshape(-1), x
         self._size = size
 
     def keep(self, number: int, answer: Tensor, y: Tensor) -> None:
@@ -71,23 +71,29 @@ class Registers:
 
     def commit(self, number: int, x: Tensor) -> Tensor:
         """The base state after call ``number``; x itself where it stays."""
-        return self._sum(0, self._commit[number], number, x)
+        if self.ring and self._commit[number] != IDENTITY:
+            self._base = self._product(0, self._commit[number], number, x)
+            return self._base[1]
+        return self._sum(self._commit[number], x)
 
     def propose(self, number: int, x: Tensor) -> Tensor:
         """The point to ask at after call ``number``; x itself where it is that."""
-        return self._sum(1, self._propose[number], number, x)
+        if self.ring and self._propose[number] != IDENTITY:
+            return self._product(1, self._propose[number], number, x)[1]
+        return self._sum(self._propose[number], x)
 
-    def _sum(self, which: int, weights: tuple[float, ...], number: int, x: Tensor) -> Tensor:
+    def _sum(self, weights: tuple[float, ...], x: Tensor) -> Tensor:
         if weights == IDENTITY:
             return x
         first, *rest = weights
-        if not self.ring:
-            total = x * first if first != 1.0 else x
-            return accumulate(total, rest, self._kept, fresh=total is not x)
-        flat = self._flat[0] if self._flat[1] is x else x.reshape(-1)
-        flat = torch.addmv(flat, self._matrix, self._columns[which][number], beta=first)
-        self._flat = flat, flat.view(x.shape)
-        return self._flat[1]
+        total = x * first if first != 1.0 else x
+        return accumulate(total, rest, self._kept, fresh=total is not x)
+
+    def _product(self, which: int, weights: tuple[float, ...], number: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum, flat and in the shape of x: of the base state both are at hand."""
+        flat = self._base[0] if self._base[1] is x else x.reshape(-1)
+        flat = torch.addmv(flat, self._matrix, self._columns[which][number], beta=weights[0])
+        return flat, flat.view(x.shape)
 
 
 def _split(a: float, b: float) -> tuple[tuple[bool, float], float]:
