@@ -94,7 +94,7 @@ def counted(run: Run) -> float:
         with Operations() as mode:  # type: ignore[no-untyped-call]
             run(calls)
         found.append(mode.count)
-    return (found[1] - found[0]) / (LONG - SHORT)
+    return float(found[1] - found[0]) / (LONG - SHORT)
 
 
 def measure(shape: tuple[int, ...], device: torch.device, repeats: int) -> Iterator[Line]:
