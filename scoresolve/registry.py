@@ -86,8 +86,8 @@ class SolverInfo:
 _SOLVERS: dict[str, SolverInfo] = {}
 RESERVED = frozenset([
     "model", "shape", "solver", "nfe", "steps", "grid", "seed", "indices", "corrector", "t_min", "t_max", "denoise",
-    "dtype", "device", "generator", "noise", "log_prob", "trajectory", "callback", "progress", "grad", "on_error",
-    "solver_options",
+    "dtype", "device", "generator", "noise", "batch_size", "log_prob", "trajectory", "callback", "progress",
+    "grad", "on_error", "solver_options",
 ])  # fmt: skip
 """Arguments of ``sample``: no solver can have an option of that name (``start`` is told apart by its type)."""
 
