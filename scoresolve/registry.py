@@ -86,7 +86,7 @@ class SolverInfo:
 _SOLVERS: dict[str, SolverInfo] = {}
 RESERVED = frozenset([
     "model", "shape", "solver", "nfe", "steps", "grid", "seed", "indices", "corrector", "t_min", "t_max", "denoise",
-    "dtype", "device", "generator", "noise", "batch_size", "log_prob", "trajectory", "callback", "progress",
+    "dtype", "device", "generator", "noise", "batch_size", "parallel", "log_prob", "trajectory", "callback", "progress",
     "grad", "on_error", "solver_options",
 ])  # fmt: skip
 """Arguments of ``sample``: no solver can have an option of that name (``start`` is told apart by its type)."""

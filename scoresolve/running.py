@@ -22,6 +22,7 @@ from .guidance import Rowwise
 from .model import ScoreModel
 from .noise import NoiseSource
 from .outcome import Outcome
+from .parallel import ParallelRunner
 from .per_sample import PerSampleRunner
 from .registry import Runner
 from .solution import Callback, Solution, Step
@@ -98,7 +99,7 @@ def _run(
 ) -> Solution:
     """Run, watching the network; gather the states on the way."""
     inner = runner.inner if isinstance(runner, AugmentedRunner) else runner
-    alone = isinstance(inner, PerSampleRunner)  # looks after budget and failures of each sample itself
+    alone = isinstance(inner, PerSampleRunner | ParallelRunner)  # looks after budget and failures of each sample itself
     limit = None if alone or runner.nfe is not None else nfe  # a table cannot exceed its own length
     watch = Watch(on_nonfinite="ignore" if alone else view.on_error, limit=limit, on_call=bar.update)
     session = model.session(watch)
@@ -129,7 +130,7 @@ def _run(
         elif outcome.failures:
             final = torch.where(outcome.ok.to(final.device).reshape(-1, *[1] * (final.ndim - 1)), final, math.nan)
             density = density and density.where(outcome.ok)
-    table = inner.table if isinstance(inner, PredictorCorrector) else inner
+    table = inner.table if isinstance(inner, PredictorCorrector | ParallelRunner) else inner
     return Solution(
         samples=final,
         nfe=watch.calls,

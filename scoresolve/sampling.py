@@ -17,6 +17,7 @@ from .errors import require, whole_number
 from .grids import GridLike
 from .model import ScoreModel
 from .noise import NoiseSource, SampleStreams
+from .parallel import ParallelRunner, Picard
 from .planning import Request, check_table, plan
 from .presets import resolve
 from .registry import Runner, SolverInfo, get_solver
@@ -46,6 +47,7 @@ def sample(
     generator: torch.Generator | None = None,
     noise: NoiseSource | None = None,
     batch_size: int | None = None,
+    parallel: Picard | None = None,
     log_prob: Method | Divergence | None = None,
     trajectory: bool = False,
     callback: Callback | None = None,
@@ -80,6 +82,7 @@ def sample(
         noise: a source of noise in place of the seeded streams.
         batch_size: how many samples the network sees at once; all by default. The results are the same: each chunk
             is a run by itself, and ``nfe=`` its budget. A callback sees the chunks one after the other.
+        parallel: ``ss.Picard()`` solves for many times at once, in far fewer calls of larger batches; for tables.
         log_prob: "exact", "hutchinson" or a :class:`Divergence`: log p of each sample in the same pass, with the start
             under the prior N(0, prior_std^2); the solver must be of kind "ode", and there must be noise at the end.
         trajectory: keep the state at every time.
@@ -127,6 +130,8 @@ def sample(
         x = x * model.sde.prior_std(float(times[0]))
     closes = denoise and model.sde.sigma(float(times[-1])) > 0
     view = View(trajectory, callback, progress, grad, on_error, closes, batch_size)
+    if parallel is not None:
+        runner = ParallelRunner.of(runner, parallel, grad=grad, log_prob=log_prob is not None)
     if log_prob is not None:
         require(not denoise, "log_prob= without denoise=True, whose last jump has no inverse")
         runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
