@@ -69,7 +69,7 @@ class Picard:
     Source: Shih et al. 2023, arXiv:2305.16317, alg. 1; Tang et al. 2024, arXiv:2402.09970, sec. 3. Raises: ValueError.
 
     >>> import torch, scoresolve as ss
-    >>> law = ss.exact.GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], 0.04)
+    >>> law = ss.exact.GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], [[0.04], [0.04]])
     >>> asked = {"start": torch.ones(4, 1, dtype=torch.float64), "solver": "ddim", "nfe": 100}
     >>> plain = ss.sample(law.model(ss.VPSDE()), **asked)
     >>> solution = ss.sample(law.model(ss.VPSDE()), **asked, parallel=ss.Picard(tolerance=1e-3, anderson=1))

@@ -132,7 +132,6 @@ def test_trajectory_callback_and_denoising() -> None:
 
 
 def test_samples_that_fail_are_told_apart() -> None:
-    """Only an answer at a point of the table's own counts: a guess may be anything."""
 
     def net(x: Tensor, t: Tensor) -> Tensor:
         return torch.where((t[:, None] < 0.5) & (x[:, :1] > 1e3), torch.nan, -x)[:, :2]
@@ -147,6 +146,26 @@ def test_samples_that_fail_are_told_apart() -> None:
     assert torch.allclose(masked.samples[0], plain.samples[0], atol=1e-2)
     with pytest.raises(ss.NonFiniteError, match="sample 1: nonfinite"):
         ss.sample(model, **asked, parallel=ss.Picard())  # type: ignore[arg-type]
+
+
+def test_only_answers_at_the_tables_own_points_count() -> None:
+    """A network that answers on the path and nowhere else: guesses are lost, a sweep gains a row, and nothing fails."""
+    path: dict[float, Tensor] = {}
+
+    def recorded(x: Tensor, t: Tensor) -> Tensor:
+        path[round(float(t[0]), 9)] = x.clone()
+        return -torch.tanh(x)
+
+    def narrow(x: Tensor, t: Tensor) -> Tensor:
+        own = torch.stack([path[round(float(each), 9)][0] for each in t])
+        return torch.where((x - own).abs() < 1e-9, -torch.tanh(x), torch.nan)
+
+    asked: dict[str, Any] = {"shape": (1, 2), "solver": "dpmpp_2m", "nfe": 9, "seed": 0, "dtype": torch.float64}
+    plain = ss.sample(ss.ScoreModel(recorded, SDE), **asked)
+    for anderson in (0, 2):
+        found = ss.sample(ss.ScoreModel(narrow, SDE), **asked, parallel=ss.Picard(None, 1e-3, anderson))
+        assert torch.allclose(found.samples, plain.samples, atol=1e-12)
+        assert found.nfe == 9
 
 
 @pytest.mark.parametrize(
