@@ -154,6 +154,22 @@ def sde_table() -> str:
     return markdown(titles, lines)
 
 
+def parallel_table() -> str:
+    """Calls one after the other of tables solved in parallel, without and with Anderson's acceleration."""
+    with (ROOT / "docs" / "assets" / "parallel.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["tolerance"] == "0.001" and row["anderson"] in "01"]
+    calls = list(dict.fromkeys(row["calls"] for row in rows))
+    cells: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for row in rows:
+        found = cells.setdefault((row["problem"], row["solver"]), {})
+        found.setdefault(row["calls"], []).append(f"{row['depth']} ({float(row['evaluations']):.1f})")
+    lines = [
+        [problem, f"`{solver}`", *(", ".join(found[count]) for count in calls)]
+        for (problem, solver), found in cells.items()
+    ]
+    return markdown(["problem", "solver", *(f"{count} calls" for count in calls)], lines)
+
+
 def result_tables() -> str:
     """The errors of the best fixed-grid solvers at some budgets, for each problem and kind; the best of all in bold."""
     with RESULTS.open(newline="") as file:
@@ -203,6 +219,7 @@ PAGES: list[tuple[str, str, Callable[[], str]]] = [
     ("docs/benchmarks.md", "results", result_tables),
     ("docs/adaptive.md", "work", work_table),
     ("docs/adaptive.md", "sde", sde_table),
+    ("docs/parallel.md", "parallel", parallel_table),
     ("docs/conditioning.md", "inpainting", partial(csv_table, "inpainting")),
     ("docs/conditioning.md", "colourisation", partial(csv_table, "colourisation")),
     ("docs/likelihood.md", "likelihood", partial(csv_table, "likelihood_at_equal_error")),

@@ -25,6 +25,7 @@ from .model import ScoreModel
 from .noise import NoiseSource, PathSource, SampleStreams
 from .operators import LinearOperator
 from .outcome import Failure, Outcome, Status
+from .parallel import Picard
 from .processes import EDM, VESDE, VPSDE, CosineVPSDE, RectifiedFlow, SubVPSDE
 from .refinement import Refinement
 from .registry import SolverInfo, build_table, get_solver, solver, solvers
@@ -39,7 +40,7 @@ __version__ = "0.1.0"
 __all__ = [
     "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "Backend", "BudgetError", "Corrector", "CosineVPSDE",
     "DiscreteVPSDE", "Divergence", "Failure", "GaussianPath", "Langevin", "LinearOperator", "LogLikelihood",
-    "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome", "PathSource", "ProbabilityFlow",
+    "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome", "PathSource", "Picard", "ProbabilityFlow",
     "RectifiedFlow", "Refinement", "Replacement", "ReverseSDE", "Row", "SampleStreams", "ScoreModel",
     "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError", "SubVPSDE", "Table",
     "VariationalBound", "backend", "build_table", "classifier_guidance", "decode", "default_solver", "dequantise",

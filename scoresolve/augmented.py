@@ -22,6 +22,7 @@ take x from size_t to size_s, which the rules of every form do.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self, cast
 
@@ -112,6 +113,12 @@ class Density:
         """NaN for the samples that are not ok."""
         values = (self.log_prob, self.log_det, self.standard_error)
         return Density(*(torch.where(ok.to(value.device), value, torch.nan) for value in values))
+
+    @classmethod
+    def join(cls, parts: Sequence[Density]) -> Density:
+        """Of the samples of all parts, in their order."""
+        names = ("log_prob", "log_det", "standard_error")
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ of order six in the steps: no less than the methods themselves. It costs no netw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -72,6 +74,15 @@ class DenseOutput:
         self._start = self._count.cumsum(0) - self._count
         self._sign = 1.0 if ends[1] > ends[0] else -1.0
         self._table = self._padded()
+
+    @classmethod
+    def join(cls, parts: Sequence[DenseOutput]) -> DenseOutput:
+        """Of the samples of all parts, in their order."""
+        first = parts[0]
+        counts = torch.cat([part._count for part in parts])
+        rows = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        points = (torch.cat([getattr(part, name) for part in parts]) for name in ("_places", "_y", "_slopes"))
+        return cls(first.sde, first.ends, torch.Size([len(counts), *first.shape[1:]]), rows, *points)
 
     def _padded(self) -> Tensor:
         """The places of each sample in the direction of travel, those it lacks at infinity: (batch, most)."""

@@ -50,12 +50,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
 from .errors import require, unknown, whole_number
+from .guidance import Rowwise
 from .model import ScoreModel
 from .noise import REPLACEMENT, SampleStreams
 from .operators import LinearOperator, check_measurement, conjugate_gradients
@@ -173,7 +174,7 @@ class PosteriorGuidance(Refinement):
         return data + self.scale * pull(conjugate_gradients(spread, residual, self.iterations))
 
 
-class Replacement:
+class Replacement(Rowwise):
     """A callback of ``ss.sample`` that puts the measurement, noised, in its place in the state after each step.
 
     Args: sde, the process that is sampled along; operator and measurement as in :func:`posterior_guidance`, the latter
@@ -206,6 +207,13 @@ class Replacement:
         check_measurement(operator, measurement)
         self.sde, self.operator, self.measurement = sde, operator, measurement
         self.seed, self.indices, self.iterations = seed, indices, whole_number("iterations", iterations)
+
+    def take(self, rows: Tensor, batch: int) -> Self:
+        """The same for some samples of a batch."""
+        some = super().take(rows, batch)
+        numbers = range(batch) if self.indices is None else self.indices
+        some.indices = [numbers[row] for row in rows.tolist()]
+        return some
 
     def __call__(self, step: Step) -> Tensor:
         """The state with what A sees of it replaced."""

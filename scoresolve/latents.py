@@ -49,6 +49,7 @@ def decode(
     grid: GridLike | None = None,
     t_min: float | None = None,
     t_max: float | None = None,
+    batch_size: int | None = None,
     trajectory: bool = False,
     callback: Callback | None = None,
     progress: bool = False,
@@ -59,8 +60,8 @@ def decode(
     """Take latents back to data along the probability flow: the inverse of ``encode`` with the same arguments.
 
     Args:
-        model, solver, nfe, steps, grid, t_min, t_max, trajectory, callback, progress, grad, on_error, options: as in
-            :func:`encode`, with its defaults; the inverse is exact up to the solver's error both ways.
+        model, solver, nfe, steps, grid, t_min, t_max, batch_size, trajectory, callback, progress, grad, on_error,
+            options: as in :func:`encode`, with its defaults; the inverse is exact up to the solver's error both ways.
         latent: the state at t_max, shape (batch, ...), float32 or float64.
 
     Returns: a :class:`Solution` whose ``samples`` are the data at t_min. Raises as ``encode``. Cost: as ``encode``.
@@ -90,6 +91,7 @@ def decode(
         grid=grid,
         t_min=noisy_end(model) if named and t_min is None else t_min,
         t_max=t_max,
+        batch_size=batch_size,
         trajectory=trajectory,
         callback=callback,
         progress=progress,

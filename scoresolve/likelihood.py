@@ -34,7 +34,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .backends import Backend
 from .divergence import Divergence, Method
@@ -153,31 +152,26 @@ def log_likelihood(
     tolerances: dict[str, Any] = {name: value for name, value in (("rtol", rtol), ("atol", atol)) if value is not None}
     numbers = list(range(len(x0)) if indices is None else indices)
     require(len(numbers) == len(x0), f"one of indices= for each of {len(x0)} samples, got {len(numbers)}")
-    size = len(x0) if batch_size is None else min(whole_number("batch_size", batch_size), len(x0))
-    whole = size == len(x0)
-    parts = []
-    for first in tqdm(range(0, len(x0), size), desc="log_likelihood", unit="chunk", disable=whole or not progress):
-        rows = torch.arange(len(x0), device=x0.device)[first : first + size]
-        part = encode(
-            model if whole else model.take(rows, len(x0)),
-            x0[first : first + size],
-            solver=solver,
-            nfe=nfe,
-            steps=steps,
-            grid=grid,
-            t_min=t_min,
-            t_max=t_max,
-            log_prob=divergence,
-            seed=seed,
-            indices=numbers[first : first + size],
-            progress=whole and progress,
-            grad=grad,
-            on_error=on_error,
-            **tolerances,
-            **options,
-        )
-        parts.append(part)
-    return _joined(parts, prior, offset)
+    solution = encode(
+        model,
+        x0,
+        solver=solver,
+        nfe=nfe,
+        steps=steps,
+        grid=grid,
+        t_min=t_min,
+        t_max=t_max,
+        log_prob=divergence,
+        seed=seed,
+        indices=numbers,
+        batch_size=batch_size,
+        progress=progress,
+        grad=grad,
+        on_error=on_error,
+        **tolerances,
+        **options,
+    )
+    return _found(solution, prior, offset)
 
 
 def _check_prior(prior: Prior | None, shape: torch.Size) -> None:
@@ -188,26 +182,23 @@ def _check_prior(prior: Prior | None, shape: torch.Size) -> None:
         raise TypeError(f"prior must be an exact law or a function of states, got {type(prior).__name__}")
 
 
-def _joined(parts: list[Solution], prior: Prior | None, offset: float) -> LogLikelihood:
-    """The result for all chunks."""
-    latents = torch.cat([part.samples for part in parts])
-    if prior is None:
-        log_prob = torch.cat([part.log_prob for part in parts])
-    else:
+def _found(solution: Solution, prior: Prior | None, offset: float) -> LogLikelihood:
+    """The result, with the prior that was given."""
+    latents, log_prob = solution.samples, solution.log_prob
+    if prior is not None:
         at_end = (prior.log_prob if isinstance(prior, Law) else prior)(latents.double())
         got = tuple(at_end.shape) if isinstance(at_end, Tensor) else type(at_end).__name__
         require(got == latents.shape[:1], f"prior to return one log-density a sample, ({len(latents)},); got {got}")
-        log_prob = at_end.double() + torch.cat([part.log_det for part in parts])
-    summed = {name: sum(part.stats[name] for part in parts) for name in ("backward_passes", "network_rows")}
+        log_prob = at_end.double() + solution.log_det
     return LogLikelihood(
         log_prob=log_prob,
-        standard_error=torch.cat([part.standard_error for part in parts]),
+        standard_error=solution.standard_error,
         bits_per_dim=-log_prob / (latents[0].numel() * math.log(2)) + offset,
         offset_bits=offset,
         latents=latents,
-        nfe=sum(part.nfe for part in parts),
-        outcome=Outcome.join([part.outcome for part in parts]),
-        stats={"solver": parts[0].stats["solver"], **summed},
+        nfe=solution.nfe,
+        outcome=solution.outcome,
+        stats={name: solution.stats[name] for name in ("solver", "backward_passes", "network_rows")},
     )
 
 

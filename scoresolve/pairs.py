@@ -186,7 +186,7 @@ def _moved(
     other, other_place = line
     if other_place == 0.0:
         return moved
-    linear = head * place**2 * h * (kernel @ nodes) / other_place
+    linear = head * place**2 * h * (kernel * nodes).sum(1) / other_place  # a product with @ depends on the batch
     return moved + over_batch(linear, z) * (other - first)
 
 

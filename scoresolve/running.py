@@ -1,9 +1,12 @@
-"""One run of a solver: the network watched, the states on the way gathered, the samples that fail told apart."""
+"""One run of a solver: the network watched, the states on the way gathered, the samples that fail told apart.
+
+With a batch size it is a run of each chunk (``chunks.py``).
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -12,11 +15,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .augmented import AugmentedRunner
+from .chunks import chunks_of, divisible, join
 from .correctors import PredictorCorrector
-from .errors import unknown
+from .errors import ScoreSolveError, unknown, whole_number
+from .guidance import Rowwise
 from .model import ScoreModel
 from .noise import NoiseSource
 from .outcome import Outcome
+from .parallel import ParallelRunner
 from .per_sample import PerSampleRunner
 from .registry import Runner
 from .solution import Callback, Solution, Step
@@ -36,10 +42,18 @@ class View:
     grad: bool
     on_error: OnError = "raise"
     denoise: bool = False
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.on_error not in get_args(OnError):
             raise ValueError(unknown("on_error", self.on_error, get_args(OnError)))
+        if self.batch_size is not None:
+            whole_number("batch_size", self.batch_size)
+
+    def take(self, rows: Tensor, batch: int) -> View:
+        """That of some samples of a batch: a callback with a row for each sample keeps these rows only."""
+        divided = isinstance(self.callback, Rowwise)
+        return replace(self, callback=self.callback.take(rows, batch)) if divided else self  # type: ignore[union-attr]
 
 
 def solve(
@@ -52,11 +66,40 @@ def solve(
     view: View,
     stats: dict[str, Any],
 ) -> Solution:
+    """Run, one chunk of the samples after the other. Raises: as the runs do, with a note of which chunk it was."""
+    chunks = chunks_of(len(x), view.batch_size)
+    total = None if runner.nfe is None else len(chunks) * (runner.nfe + view.denoise)
+    with tqdm(total=total, desc=stats["solver"], unit="call", disable=not view.progress) as bar:
+        if len(chunks) == 1:
+            return _run(model, x, runner, times, noise, nfe, view, stats, bar)
+        parts, source = [], divisible(noise)
+        for chunk in chunks:
+            rows = torch.arange(chunk.start, chunk.stop, device=x.device)
+            seen, asked, own = view.take(rows, len(x)), model.take(rows, len(x)), source.take(rows)
+            try:
+                part = _run(asked, x[chunk.start : chunk.stop], runner, times, own, nfe, seen, stats, bar, chunk.start)
+            except ScoreSolveError as error:
+                error.add_note(f"samples {chunk.start} to {chunk.stop - 1} went together, and are counted from 0 here")
+                raise
+            parts.append(part)
+        return join(parts, chunks)
+
+
+def _run(
+    model: ScoreModel,
+    x: Tensor,
+    runner: Runner,
+    times: np.ndarray,
+    noise: NoiseSource,
+    nfe: int | None,
+    view: View,
+    stats: dict[str, Any],
+    bar: tqdm[Any],
+    first: int = 0,
+) -> Solution:
     """Run, watching the network; gather the states on the way."""
-    total = None if runner.nfe is None else runner.nfe + view.denoise
-    bar = tqdm(total=total, desc=stats["solver"], unit="call", disable=not view.progress)
     inner = runner.inner if isinstance(runner, AugmentedRunner) else runner
-    alone = isinstance(inner, PerSampleRunner)  # looks after budget and failures of each sample itself
+    alone = isinstance(inner, PerSampleRunner | ParallelRunner)  # looks after budget and failures of each sample itself
     limit = None if alone or runner.nfe is not None else nfe  # a table cannot exceed its own length
     on_nonfinite = "ignore" if alone else view.on_error
     watch = Watch(on_nonfinite=on_nonfinite, limit=limit, on_call=bar.update, prompt=runner.nfe is None)
@@ -65,14 +108,14 @@ def solve(
 
     def after_step(step: int, t: float, state: Tensor) -> Tensor:
         if view.callback is not None:
-            changed = view.callback(Step(step, t, state, watch.calls))
+            changed = view.callback(Step(step, t, state, watch.calls, first))
             state = state if changed is None else _replacement(changed, state)
         if view.trajectory:
             states.append(state)
         return state
 
     observed = after_step if view.trajectory or view.callback is not None else None
-    with torch.set_grad_enabled(view.grad), bar:
+    with torch.set_grad_enabled(view.grad):
         final, own = runner.run(session, x, noise, observed)
         if view.denoise:
             final = session.data(final, float(times[-1])).clone()  # a network may write its next answer over this one
@@ -88,7 +131,7 @@ def solve(
         elif outcome.failures:
             final = torch.where(outcome.ok.to(final.device).reshape(-1, *[1] * (final.ndim - 1)), final, math.nan)
             density = density and density.where(outcome.ok)
-    table = inner.table if isinstance(inner, PredictorCorrector) else inner
+    table = inner.table if isinstance(inner, PredictorCorrector | ParallelRunner) else inner
     return Solution(
         samples=final,
         nfe=watch.calls,

@@ -17,6 +17,7 @@ from .errors import require, whole_number
 from .grids import GridLike
 from .model import ScoreModel
 from .noise import NoiseSource, SampleStreams
+from .parallel import ParallelRunner, Picard
 from .planning import Request, check_table, plan
 from .presets import resolve
 from .registry import Runner, SolverInfo, get_solver
@@ -45,6 +46,8 @@ def sample(
     device: torch.device | str | None = None,
     generator: torch.Generator | None = None,
     noise: NoiseSource | None = None,
+    batch_size: int | None = None,
+    parallel: Picard | None = None,
     log_prob: Method | Divergence | None = None,
     trajectory: bool = False,
     callback: Callback | None = None,
@@ -77,6 +80,9 @@ def sample(
         device: default that of ``start``, or of the network's parameters.
         generator: draws the seed, if none is given.
         noise: a source of noise in place of the seeded streams.
+        batch_size: how many samples the network sees at once; all by default. The results are the same: each chunk
+            is a run by itself, and ``nfe=`` its budget. A callback sees the chunks one after the other.
+        parallel: ``ss.Picard()`` solves for many times at once, in far fewer calls of larger batches; for tables.
         log_prob: "exact", "hutchinson" or a :class:`Divergence`: log p of each sample in the same pass, with the start
             under the prior N(0, prior_std^2); the solver must be of kind "ode", and there must be noise at the end.
         trajectory: keep the state at every time.
@@ -122,7 +128,10 @@ def sample(
         runner, times = plan(request, steps, nfe if nfe is None else nfe - closing)
     if start is None:
         x = x * model.sde.prior_std(float(times[0]))
-    view = View(trajectory, callback, progress, grad, on_error, denoise and model.sde.sigma(float(times[-1])) > 0)
+    closes = denoise and model.sde.sigma(float(times[-1])) > 0
+    view = View(trajectory, callback, progress, grad, on_error, closes, batch_size)
+    if parallel is not None:
+        runner = ParallelRunner.of(runner, parallel, grad=grad, log_prob=log_prob is not None)
     if log_prob is not None:
         require(not denoise, "log_prob= without denoise=True, whose last jump has no inverse")
         runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
@@ -143,6 +152,7 @@ def encode(
     log_prob: Method | Divergence | None = None,
     seed: int = 0,
     indices: Sequence[int] | None = None,
+    batch_size: int | None = None,
     trajectory: bool = False,
     callback: Callback | None = None,
     progress: bool = False,
@@ -160,6 +170,7 @@ def encode(
         t_min: where to start; default the process' ``t_min``, or ``t_eps`` where that is noise zero.
         log_prob: as in :func:`sample`: log p of x0; ``log_likelihood`` says what that means, and has more to offer.
         seed, indices: of the probes of ``log_prob="hutchinson"``, as in :func:`sample`.
+        batch_size: how many samples the network sees at once, as in :func:`sample`.
 
     Returns: a :class:`Solution` whose ``samples`` are the latents, at ``times[-1] = t_max``. Raises as ``sample``.
 
@@ -181,7 +192,7 @@ def encode(
     runner, times = plan(request, steps, nfe)
     if log_prob is not None:
         runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
-    view = View(trajectory, callback, progress, grad, on_error)
+    view = View(trajectory, callback, progress, grad, on_error, batch_size=batch_size)
     streams = SampleStreams(seed, range(len(x)) if indices is None else indices)
     return solve(model, x, runner, times, streams, nfe, view, {"solver": _name(solver)})
 

@@ -19,13 +19,15 @@ from .table import Table
 class Step:
     """What a callback sees after each step.
 
-    Attributes: index (1 for the first), time (the state stands at), x (the state), nfe (network calls so far).
+    Attributes: index (1 for the first), time (the state stands at), x (the state), nfe (network calls so far), first
+    (which sample of the batch x begins with: with ``batch_size=`` each chunk is shown by itself, from its own step 1).
     """
 
     index: int
     time: float
     x: Tensor
     nfe: int
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Solution(Ended):
 
     Attributes:
         samples: the final state, shape (batch, ...).
-        nfe: network calls, counted where they were made.
+        nfe: network calls, counted where they were made: of all chunks, with ``batch_size=``.
         times: where the state stood, float64, first to last: the grid, and the levels that a solver goes back up to.
         outcome: how each sample ended: see ``ok``, ``status``, ``failures`` and ``nfe_per_sample``.
         trajectory: the states at ``times``, shape (len(times), batch, ...), or None if it was not asked for.
