@@ -10,19 +10,20 @@ from torch import Tensor
 
 from .augmented import AugmentedRunner
 from .backends import Backend
+from .brownian_path import BrownianPath
 from .correctors import CorrectorLike
 from .defaults import REVERSIBLE_TOLERANCE, chosen
 from .divergence import Divergence, Method
 from .errors import require, whole_number
 from .grids import GridLike
 from .model import ScoreModel
-from .noise import NoiseSource, SampleStreams
+from .noise import SampleStreams
 from .planning import Request, check_table, plan
 from .presets import resolve
 from .registry import Runner, SolverInfo, get_solver
 from .running import OnError, View, solve
 from .solution import Callback, Solution
-from .starting import check_ends, check_model, check_state, noisy_end, start_state
+from .starting import NoiseLike, check_ends, check_model, check_state, noisy_end, start_state
 from .table import Table
 
 
@@ -44,7 +45,7 @@ def sample(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     generator: torch.Generator | None = None,
-    noise: NoiseSource | None = None,
+    noise: NoiseLike | None = None,
     log_prob: Method | Divergence | None = None,
     trajectory: bool = False,
     callback: Callback | None = None,
@@ -76,7 +77,8 @@ def sample(
         dtype: torch.float32 or torch.float64 (default: that of ``start``, or torch's default).
         device: default that of ``start``, or of the network's parameters.
         generator: draws the seed, if none is given.
-        noise: a source of noise in place of the seeded streams.
+        noise: ``ss.Antithetic`` (pairs of opposite noise), ``ss.QuasiRandom`` (evenly spread starts) or
+            ``ss.BrownianPath`` (one path a sample on every grid), made of seed and indices; or a source of one's own.
         log_prob: "exact", "hutchinson" or a :class:`Divergence`: log p of each sample in the same pass, with the start
             under the prior N(0, prior_std^2); the solver must be of kind "ode", and there must be noise at the end.
         trajectory: keep the state at every time.
@@ -120,6 +122,8 @@ def sample(
         if closing and nfe == 1:
             raise ValueError("nfe must be at least 2 with denoise=True, which takes one network call; got nfe=1")
         runner, times = plan(request, steps, nfe if nfe is None else nfe - closing)
+    if isinstance(streams, BrownianPath):
+        streams = streams.along(runner, model.sde)
     if start is None:
         x = x * model.sde.prior_std(float(times[0]))
     view = View(trajectory, callback, progress, grad, on_error, denoise and model.sde.sigma(float(times[-1])) > 0)

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, cast, get_args
 import numpy as np
 from torch import Tensor
 
+from .ahead import ahead
 from .errors import NetworkOutputError, require
 from .model import ScoreModel
 from .noise import SOLVER, NoiseSource
@@ -177,6 +178,7 @@ class Table:
             model.prepare([row.t for row in self.rows if (row.asks or self.predicts) == kind], kind)
         history, kept = self.history, max(row.normals for row in self.rows)
         outputs, normals = cast(list[Tensor], []), cast(list[Tensor | None], [])
+        noise = ahead(noise, SOLVER, [number for number, row in enumerate(self.rows) if row.draws])
         y, step = x, 0
         for number, row in enumerate(self.rows):
             model.at_step(step)
