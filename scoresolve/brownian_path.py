@@ -7,12 +7,12 @@ normal and independent on any one grid, so the law of the samples is that of fre
 increments of the same path, so samples converge, at the solver's strong order.
 
 **The tree.** The path lives on the dyadic tree of ``brownian.py``, its root the noise levels of the run, halved in lam;
-numbers and keys of the nodes are the same. A node is halved while two times lie inside it, or one whose step is
-shorter than the node: with n steps of equal length there are about n of these. Then it is cut at the time itself, with
-the normal of its halves. So two normals a step are drawn (fresh noise: one). The cut has the exact law, but a finer
-grid, which halves the node first, sees another normal there: an error of variance about h/10 at each time, independent
-from time to time and none at the ends, which the solution averages. Its effect is of order h, that of the solvers of
-strong order 1 themselves. Those of order 1.5 have nodes of h^2.
+numbers and keys of the nodes are the same. A node is halved while two times or more lie inside it: with n steps of
+equal length there are about n of these. A node with one time inside is cut there, with the normal of its halves. So
+two normals a step are drawn (fresh noise: one). The cut has the exact law, but a finer grid, which halves the node
+first, sees another normal there: an error of variance about h/10 at each time, independent from time to time and none
+at the ends, which the solution averages. Its effect is of order h, that of the solvers of strong order 1 themselves.
+Those of order 1.5 cut nodes of length h^2 only, once there are more than ``_COARSE`` steps.
 
 **The walk** goes from left to right, a level of a few nodes at a time: as many as stay below ``ELEMENTS`` numbers.
 """
@@ -29,12 +29,14 @@ import torch
 from torch import Tensor
 
 from .ahead import ELEMENTS, BlockSource
-from .brownian import DEPTH, halves, whole
+from .brownian import DEPTH, halved, whole
 from .noise import PATH, SOLVER, NoiseSource, SampleStreams
 from .registry import solvers
 from .sde import SDE
 from .table import Table
 
+_COARSE = 16
+"""Steps of which nodes of a step's length are short enough for strong order 1.5."""
 _FAR = 20.0
 """Noise levels beyond e^{-20} and e^{20} are not told apart; an infinite lam has a place."""
 
@@ -59,7 +61,7 @@ class Clock:
     def place(self, lam: float) -> int:
         """The place of a noise level."""
         share: float = (lam - self.low) / (self.high - self.low)
-        return round(share * 2**DEPTH)
+        return round(share * float(2**DEPTH))
 
     def share(self, part: tuple[np.ndarray, np.ndarray], of: tuple[np.ndarray, np.ndarray]) -> Tensor:
         """The share of intervals that a part of each is, float64: (V_q - V_p) / (V_b - V_a) without overflow."""
@@ -74,8 +76,8 @@ class BrownianPath:
 
     For solvers whose rows are steps along one path, that is those with a ``strong_order``; ``ss.sample(...,
     noise=ss.BrownianPath)`` binds it to the solver's table, :meth:`along` does by hand. Starts and all that is not the
-    solver's noise are those of the streams. Cost: about two normals a step, for strong order 1.5 ``2 + log2 steps``
-    pairs. Runs between the same two times see the same path.
+    solver's noise are those of the streams. Cost: about two normals a step, for strong order 1.5 up to
+    ``log2(steps) - 2`` pairs. Runs between the same two times see the same path.
 
     Args: seed, indices: as of :class:`SampleStreams`; streams: what the normals come from, such as ``ss.Antithetic``.
 
@@ -189,8 +191,8 @@ class TablePath:
         places = {place for part in self._parts.values() for place in (part.start, part.end)}
         self._places = np.array(sorted(places | {0, 2**DEPTH}), dtype=np.int64)
         gaps = np.diff(self._places)
-        finest = np.minimum(gaps[:-1], gaps[1:]) / (len(gaps) if areas else 1)  # longest node cut at a time inside
-        self._finest = np.concatenate([[0.0], finest, [0.0]])
+        longest = np.minimum(gaps[:-1], gaps[1:]) * _COARSE / len(gaps) if areas else np.full(len(gaps) - 1, 2.0**DEPTH)
+        self._longest = np.concatenate([[0.0], longest, [0.0]])  # of a node that is cut at the time inside it
         self._reached = 2**DEPTH
         self._open: list[_Nodes] = []
         self._pieces: dict[int, tuple[int, Tensor]] = {}
@@ -238,8 +240,9 @@ class TablePath:
             return pieces[0][2][0], pieces[0][2][-1]
         edges = np.array([start, *(stop for _, stop, _ in pieces)])
         shares = self._clock.share((edges[:-1], edges[1:]), (edges[:1], edges[-1:])).tolist()
-        w, area = torch.zeros_like(pieces[0][2][0]), torch.zeros_like(pieces[0][2][0])
-        for share, (_, _, increments) in zip(shares, pieces, strict=True):
+        first = pieces[0][2]
+        w, area = first[0] * shares[0] ** 0.5, first[-1] * shares[0] ** 1.5 if self._areas else first[-1]
+        for share, (_, _, increments) in zip(shares[1:], pieces[1:], strict=True):
             if self._areas:
                 area.add_(increments[-1], alpha=share**1.5).add_(w, alpha=share)
             w.add_(increments[0], alpha=share**0.5)
@@ -254,19 +257,21 @@ class TablePath:
         low, high = nodes.ends()
         at, inside = (low + high) // 2, self._first_inside(low)
         alone = self._places[inside + 1] >= high
-        cut = alone & (high - low <= self._finest[inside])
+        cut = alone & (high - low <= self._longest[inside])
         at = np.where(cut, self._places[inside], at)
         share = self._clock.share((low, at), (low, high))
-        left, right = halves(share, nodes.increments, self._normals(2 * nodes.numbers, like))
-        children = torch.stack([left, right], dim=1).flatten(0, 1)
+        children = halved(share, nodes.increments, self._normals(2 * nodes.numbers, like)).flatten(0, 1)
         starts, ends = np.stack([low, at], 1).ravel(), np.stack([at, high], 1).ravel()
         numbers = np.stack([2 * nodes.numbers, 2 * nodes.numbers + 1], 1).ravel()
         more = self._places[self._first_inside(starts)] < ends
-        for number in np.flatnonzero(~more).tolist():
-            self._pieces[int(starts[number])] = (int(ends[number]), children[number])
-        if more.any():
-            open_ones = children if more.all() else children[torch.from_numpy(np.flatnonzero(more)).to(like.device)]
-            self._open.append(_Nodes(numbers[more], nodes.level + 1, open_ones))
+        for start, end, increments, split in zip(starts.tolist(), ends.tolist(), children, more.tolist(), strict=True):
+            if not split:
+                self._pieces[start] = (end, increments)
+        found = np.flatnonzero(more)
+        if len(found):
+            side_by_side = found[-1] - found[0] + 1 == len(found)
+            rows = slice(found[0], found[-1] + 1) if side_by_side else torch.from_numpy(found).to(like.device)
+            self._open.append(_Nodes(numbers[found], nodes.level + 1, children[rows]))
 
     def _first_inside(self, places: np.ndarray) -> np.ndarray:
         """The number of the first time after each place."""
