@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .row import IDENTITY, Row, accumulate
+from .row import IDENTITY, Row, combine
 
 
 class Registers:
@@ -74,20 +74,13 @@ class Registers:
         if self.ring and self._commit[number] != IDENTITY:
             self._base = self._product(0, self._commit[number], number, x)
             return self._base[1]
-        return self._sum(self._commit[number], x)
+        return combine(self._commit[number], x, self._kept)
 
     def propose(self, number: int, x: Tensor) -> Tensor:
         """The point to ask at after call ``number``; x itself where it is that."""
         if self.ring and self._propose[number] != IDENTITY:
             return self._product(1, self._propose[number], number, x)[1]
-        return self._sum(self._propose[number], x)
-
-    def _sum(self, weights: tuple[float, ...], x: Tensor) -> Tensor:
-        if weights == IDENTITY:
-            return x
-        first, *rest = weights
-        total = x * first if first != 1.0 else x
-        return accumulate(total, rest, self._kept, fresh=total is not x)
+        return combine(self._propose[number], x, self._kept)
 
     def _product(self, which: int, weights: tuple[float, ...], number: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """The sum, flat and in the shape of x: of the base state both are at hand."""

@@ -107,6 +107,15 @@ class Row:
         )
 
 
+def combine(weights: tuple[float, ...], x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+    """``weights . (x, *outputs)``, one operation for each weight that is not zero."""
+    if weights == IDENTITY:
+        return x
+    first, *rest = weights
+    total = x * first if first != 1.0 else x
+    return accumulate(total, rest, outputs, fresh=total is not x)
+
+
 def accumulate(total: Tensor, weights: Sequence[float], terms: Sequence[Tensor | None], fresh: bool) -> Tensor:
     """``total + weights . terms``; written in place only if ``fresh``: else it may be the caller's, or kept."""
     for weight, term in zip(weights, terms, strict=False):

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, cast, get_args
 import numpy as np
 from torch import Tensor
 
+from .ahead import ahead
 from .door import Questions
 from .errors import require
 from .model import ScoreModel
@@ -178,6 +179,7 @@ class Table:
         rows, kept = self.rows, max(row.normals for row in self.rows)
         ask = Questions(model, [row.t for row in rows], [row.asks or self.predicts for row in rows], x)
         registers, normals = Registers(rows, ask.a, ask.b, x), cast(list[Tensor | None], [])
+        noise = ahead(noise, SOLVER, [number for number, row in enumerate(rows) if row.draws])
         y, step = x, 0
         for number, row in enumerate(rows):
             model.at_step(step)
