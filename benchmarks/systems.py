@@ -7,7 +7,7 @@ every way of ``samplers.py`` with every seed, and scored against the training im
     systems.csv     systems x samplers: network calls, distances, precision and recall, each mean and spread of seeds
     bits.csv        bits per dimension of each system, of the probability flow and of its variational bound
     systems.png     Frechet distance against network calls
-    systems.html    all of it on one page with samples; samples/*.png the same as pictures
+    systems.html    all of it on one page with samples; systems_samples.png, samples/*.png the same as pictures
     cells/          what each run gave. The same command leaves out what is there, and so goes on where it was stopped
                     (remove the folder when the library's numbers have changed)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from html import escape
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -18,7 +19,7 @@ from .classical import SYSTEMS
 from .findings import findings
 from .page import data_uri, document, picture
 from .plots import COLOURS, MARKERS
-from .systems_results import REAL, TITLES, Results
+from .systems_results import GUIDED, REAL, TITLES, Results
 
 METRICS = {
     "frechet": "Frechet",
@@ -41,6 +42,7 @@ def write(results: Results, folder: Path) -> None:
     checks = _checks(results)
     _csv(folder / "findings.csv", CHECKED, checks)
     draw(results, folder / "systems.png")
+    draw_samples(results, folder / "systems_samples.png")
     (folder / "samples").mkdir(exist_ok=True)
     for (system, sampler), samples in results.shown.items():
         (folder / "samples" / f"{system}-{sampler}.png").write_bytes(picture(samples, columns=20))
@@ -54,7 +56,9 @@ def write(results: Results, folder: Path) -> None:
         for row in rows:
             shown.add_row(*row)
         Console(width=None if Console().is_terminal else 160).print(shown)
-    print(f"wrote systems.csv, bits.csv, findings.csv, systems.png, systems.html and samples/ to {folder}")
+    print(
+        f"wrote systems.csv, bits.csv, findings.csv, systems.png, systems_samples.png, systems.html and samples/ to {folder}"
+    )
 
 
 def table(results: Results) -> tuple[list[str], list[list[str]]]:
@@ -106,6 +110,29 @@ def draw(results: Results, path: Path) -> None:
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+OVERVIEW = (
+    (REAL, "test"), (REAL, "gaussian"), ("ncsn", "langevin-40"), ("ddpm", "ancestral-1000"), ("ddpm", "ddim-50-0"),
+    ("ddpm", "ddim-10-0"), ("ddpm", "ours-10"), ("ve", "pair-500"), ("ve", "ours-20"), ("vp", "flow-rk45"),
+    ("subvp", "ours-20"), (GUIDED, "free-1"), (GUIDED, "free-4"), (GUIDED, "class-4"),
+)  # fmt: skip
+"""Whose samples are shown side by side."""
+
+
+def draw_samples(results: Results, path: Path, columns: int = 20) -> None:
+    """A row of samples for each of ``OVERVIEW`` that was run; guided ones are asked for 0, 1, 2, ..., 9, 0, ..."""
+    titles = {(system, sampler): title for system, sampler, title in results.pairs()}
+    chosen = [pair for pair in OVERVIEW if pair in results.shown]
+    if not chosen:
+        return
+    figure, axes = plt.subplots(len(chosen), figsize=(11, 0.62 * len(chosen)), squeeze=False, layout="constrained")
+    for panel, pair in zip(axes[:, 0], chosen, strict=True):
+        panel.imshow(plt.imread(BytesIO(picture(results.shown[pair][:columns]))), interpolation="nearest")
+        panel.set_ylabel(f"{TITLES[pair[0]]}\n{titles[pair]}", rotation=0, ha="right", va="center", fontsize=8)
+        panel.set(xticks=[], yticks=[], frame_on=False)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
