@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .classical import SYSTEMS
+from .samplers import CALLS
 from .systems_results import GUIDED, TITLES, Results
 
 
@@ -55,7 +56,7 @@ def _bound(results: Results) -> Iterator[Finding]:
 
 
 def _pairs(results: Results) -> Iterator[Finding]:
-    for calls in (200, 1000):
+    for calls in CALLS:
         pair, predictor = (results.mean("ve", f"{name}-{calls}", "frechet") for name in ("pair", "predictor"))
         if pair and predictor:
             figures = f"Frechet distance {pair.text(3)} and {predictor.text(3)}"

@@ -33,7 +33,7 @@ from .classical import ladder
 
 Told = Callable[[ss.ScoreModel, Tensor], ss.ScoreModel]
 DDIM_STEPS, DDIM_ETAS = (10, 20, 50, 100), (0.0, 0.2, 0.5, 1.0)
-CALLS = (200, 1000)
+CALLS = (100, 500)
 """Of the score SDEs, beside the denoising step."""
 SNR = {"ve": 0.16, "vp": 0.05, "subvp": 0.05}
 """Of the corrector beside a predictor: score_sde's for VE; for VP, for which it has none, of 0.01 to 0.25 the best."""

@@ -29,6 +29,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from .ahead import ahead
 from .errors import require, unknown
 from .model import ScoreModel
 from .noise import CORRECTOR, NoiseSource
@@ -55,6 +56,10 @@ class Corrector(ABC):
     @abstractmethod
     def _step_size(self, score: Tensor, sigma: float) -> float | Tensor:
         """The step's size e / a: a number, or one for each sample."""
+
+    def draws(self, visits: range) -> range:
+        """The numbers of the draws that :meth:`correct` asks for, called with each of ``visits`` for ``draw``."""
+        return range(visits.start * self.steps, visits.stop * self.steps)
 
     def correct(self, model: ScoreModel, x: Tensor, t: float, ratio: float, noise: NoiseSource, draw: int) -> Tensor:
         """``steps`` Langevin steps at time t.
@@ -148,6 +153,7 @@ class PredictorCorrector:
         self, model: ScoreModel, x: Tensor, noise: NoiseSource, after_step: AfterStep | None = None
     ) -> tuple[Tensor, Stats]:
         """Run the table, correcting after each step."""
+        noise = ahead(noise, CORRECTOR, self.corrector.draws(range(1, self.corrections + 1)))
         times = self.table.times
         squared = model.sde.alpha(times) ** 2
 

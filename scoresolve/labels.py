@@ -36,12 +36,18 @@ def label_of(kind: TimeLabel | Callable[[Tensor], Tensor | float], native: SDE, 
     return label.detach().cpu().numpy() if isinstance(t, np.ndarray) else label
 
 
-def batch_labels(kind: TimeLabel | Callable[[Tensor], Tensor | float], label: float | Tensor, inputs: Tensor) -> Tensor:
-    """The label of each sample of the inputs, as the network is given it: whole for an index, else at least float32."""
-    dtype = torch.int64 if kind == "index" else torch.promote_types(inputs.dtype, torch.float32)
+def batch_labels(
+    kind: TimeLabel | Callable[[Tensor], Tensor | float], label: float | Tensor, rows: int, like: Tensor
+) -> Tensor:
+    """The label of each of the rows that the network sees: whole for an index, else at least float32.
+
+    Args: label, a number, a tensor () or (rows,), or (n, 1) for n calls, of which n such labels are made; like, of the
+    network's inputs.
+    """
+    dtype = torch.int64 if kind == "index" else torch.promote_types(like.dtype, torch.float32)
     if isinstance(label, Tensor):
-        return label.to(device=inputs.device, dtype=dtype).expand(inputs.shape[0])
-    return torch.full((inputs.shape[0],), label, dtype=dtype, device=inputs.device)
+        return label.to(device=like.device, dtype=dtype).expand(*label.shape[:-1], rows)
+    return torch.full((rows,), label, dtype=dtype, device=like.device)
 
 
 def _fractional_index(native: SDE, t: Values) -> Values:

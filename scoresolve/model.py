@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, cast, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .door import Door
 from .errors import require, unknown
-from .guidance import join_conditioning, take_rows
+from .guidance import take_rows
 from .labels import TimeLabel, batch_labels, label_of
 from .predictions import Prediction, Values, conversion, require_determined
 from .refinement import Refinement, end_with_signal, refined
 from .sde import SDE, over_batch
-from .watch import Watch, dtype_of, version_of
+from .watch import Watch
 
 ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -212,6 +213,11 @@ class ScoreModel:
         for t, *row in zip(times, *columns, strict=True):
             self._plan[float(t), target] = (row[0], row[1], row[2], row[3])
 
+    @property
+    def plain(self) -> bool:
+        """Whether predictions are the network's own answers, converted."""
+        return not self.refinements and type(self).evaluate is ScoreModel.evaluate
+
     def evaluate(self, x: Tensor, t: float | Tensor, target: Prediction) -> Tensor:
         """One network call at (x, t), converted to the wanted prediction.
 
@@ -222,9 +228,10 @@ class ScoreModel:
 
     def answers(self, x: Tensor, t: float | Tensor, *targets: Prediction) -> list[Tensor]:
         """The network's own answer, without refinements, as several predictions. One call; raises as above."""
-        plans = [self._planned(t, target) for target in targets]
+        plans = [self.planned(t, target) for target in targets]
         scale, label = plans[0][2:]
-        output = self._call(self._to_native(x, scale), label, t)
+        door, x_native = self.door(len(x)), self._to_native(x, scale)
+        output = door(x_native, door.labels(self.time, label, x), t)
         if isinstance(t, Tensor):
             return [over_batch(a, x) * x + over_batch(b, x) * output for a, b, *_ in plans]
         terms = [output * b if b != 1.0 else output for _, b, *_ in plans]
@@ -232,8 +239,8 @@ class ScoreModel:
 
     def asked(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """What the network is asked at (x, t): x on its own process, in x's dtype, and a label for each sample."""
-        scale, label = self._planned(t, "data")[2:]
-        return self._to_native(x, scale), batch_labels(self.time, label, x)
+        scale, label = self.planned(t, "data")[2:]
+        return self._to_native(x, scale), batch_labels(self.time, label, len(x), x)
 
     def _to_native(self, x: Tensor, scale: float | Tensor) -> Tensor:
         if isinstance(scale, Tensor):
@@ -242,8 +249,8 @@ class ScoreModel:
 
     # -- coefficients -------------------------------------------------------------------------------------------
 
-    def _planned(self, t: float | Tensor, target: Prediction) -> tuple[Any, Any, Any, Any]:
-        """The coefficients of a time: of a host time those prepared, as floats."""
+    def planned(self, t: float | Tensor, target: Prediction) -> tuple[Any, Any, Any, Any]:
+        """(a, b, scale, label) of a time, see below: of a host time those prepared, as floats."""
         if isinstance(t, Tensor):
             return self._coefficients(t.double(), target)
         t = float(t)
@@ -260,33 +267,10 @@ class ScoreModel:
             require_determined(self.predicts, target, self.sde, t, a, b)
         return a, b, scale, label_of(self.time, native, tau)
 
-    # -- the call -----------------------------------------------------------------------------------------------
-
-    def _call(self, x: Tensor, label: float | Tensor, t: float | Tensor) -> Tensor:
-        """Call the network once: cast at its door, double the batch for guidance, count, check."""
-        inputs = x if (dtype := dtype_of(self.net)) is None else x.to(dtype)
-        labels = batch_labels(self.time, label, inputs)
-        conditioning = self.conditioning
-        if self._guidance is not None:
-            inputs, labels = torch.cat([inputs, inputs]), torch.cat([labels, labels])
-            conditioning = join_conditioning(self.conditioning, self._guidance[1], x.shape[0])
-        self._watch.count(inputs.shape[0], t)
-        version = version_of(inputs)
-        try:
-            output = self.net(inputs, labels, **conditioning)
-        except TypeError as error:
-            error.add_note(
-                f"the network is called as net(x, label{''.join(f', {name}=' for name in conditioning)}) "
-                "with a label for each sample: wrap one with other arguments, such as lambda x, t: net(x)"
-            )
-            raise
-        differentiates = self._watch.differentiates or any(each.differentiates for each in self.refinements)
-        self._watch.check(output, inputs, version, t, differentiates)
-        if self._guidance is not None:
-            conditional, unconditional = output.chunk(2)
-            output = torch.lerp(unconditional, conditional, self._guidance[0])
-        self._watch.check_finite(output, t, given=inputs)
-        return cast(Tensor, output.to(x.dtype))
+    def door(self, batch: int) -> Door:
+        """The network's door, for states of that many samples."""
+        differentiates = any(each.differentiates for each in self.refinements)
+        return Door(self.net, self.conditioning, self._guidance, batch, self._watch, differentiates)
 
     def __repr__(self) -> str:
         name = getattr(self.net, "__name__", type(self.net).__name__)

@@ -79,19 +79,25 @@ class SampleStreams:
 
         Args: stream, ``START`` or another; index, which draw: an int of at least 0, or an int64 tensor (batch,).
         """
-        samples = self._sample_keys(like.device)
-        if like.shape[0] != len(samples):
-            raise ValueError(f"noise for {len(samples)} samples was asked for a batch of {like.shape[0]}")
-        count = like.shape[1:].numel()
-        pairs = (count + 1) // 2
+        samples = self._sample_keys(like)
         if isinstance(index, Tensor):
             salt: int | Tensor = _mix_integers(index.to(like.device) + stream * 2**40)
         else:
             salt = _mix_integer(stream * 2**40 + index)
-        key = _mix(samples, salt)
-        words = _hash(torch.arange(pairs, device=like.device), key[:, None], _mix(key, salt=_GAMMA)[:, None])
-        normal = _box_muller(words, like.dtype)
-        return normal.reshape(len(samples), 2 * pairs)[:, :count].reshape(like.shape)
+        return _normals(_mix(samples, salt), like.shape[1:].numel(), like.dtype).reshape(like.shape)
+
+    def draws(self, stream: int, indices: Sequence[int] | Tensor, like: Tensor) -> Tensor:
+        """Several draws at once, (draws, *like.shape): to the bit what :meth:`draw` gives for each of the indices.
+
+        >>> import torch
+        >>> streams, like = SampleStreams(7, [0, 1]), torch.empty(2, 5)
+        >>> torch.equal(streams.draws(SOLVER, [4, 9], like)[1], streams.draw(SOLVER, 9, like))
+        True
+        """
+        samples = self._sample_keys(like)
+        salts = _mix_integers(torch.as_tensor(indices, dtype=torch.int64).to(like.device) + stream * 2**40)
+        keys = _mix(samples, salts[:, None]).flatten()
+        return _normals(keys, like.shape[1:].numel(), like.dtype).reshape(-1, *like.shape)
 
     def take(self, rows: Tensor) -> SampleStreams:
         """The streams of some samples: ``rows`` (n,) int64, indices into the batch.
@@ -106,11 +112,14 @@ class SampleStreams:
         some._keys = {device: keys[rows.to(device)] for device, keys in self._keys.items()}
         return some
 
-    def _sample_keys(self, device: torch.device) -> Tensor:
-        """A key for each sample of the seed; copied to a device once."""
-        if device not in self._keys:
-            self._keys[device] = next(iter(self._keys.values())).to(device)
-        return self._keys[device]
+    def _sample_keys(self, like: Tensor) -> Tensor:
+        """A key for each sample of a batch; copied to a device once."""
+        if like.device not in self._keys:
+            self._keys[like.device] = next(iter(self._keys.values())).to(like.device)
+        keys = self._keys[like.device]
+        if like.shape[0] != len(keys):
+            raise ValueError(f"noise for {len(keys)} samples was asked for a batch of {like.shape[0]}")
+        return keys
 
 
 def spread_places(seed: int, indices: Sequence[int]) -> Tensor:
@@ -146,31 +155,34 @@ def _signed(word: int) -> int:
 
 
 _GAMMA = _signed(0x9E3779B97F4A7C15)
+_BLOCK = 2**16
+"""Words of a block, for each thread of the CPU."""
+_DEVICE_BLOCK = 2**22
 _MULTIPLY_1, _MULTIPLY_2 = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
 
 
-def _shift_xor_(word: Tensor, bits: int) -> Tensor:
+def _shift_xor_(word: Tensor, bits: int, spare: Tensor) -> Tensor:
     """``word ^= word >>> bits`` (a logical shift: the copied sign is masked off)."""
-    return word.bitwise_xor_((word >> bits).bitwise_and_(2 ** (64 - bits) - 1))
+    return word.bitwise_xor_(torch.bitwise_right_shift(word, bits, out=spare).bitwise_and_(2 ** (64 - bits) - 1))
 
 
-def _hash(counter: Tensor, key: Tensor, second_key: Tensor) -> Tensor:
-    """64 well-mixed bits for each (counter, key pair): SplitMix64's finaliser, the second key between its rounds."""
-    word = counter * _GAMMA + key
-    _shift_xor_(word, 30).mul_(_MULTIPLY_1).bitwise_xor_(second_key)
-    _shift_xor_(word, 27).mul_(_MULTIPLY_2)
-    return _shift_xor_(word, 31)
+def _finish(word: Tensor, key: Tensor | int, spare: Tensor) -> Tensor:
+    """SplitMix64's finaliser in place, the key between its rounds; ``spare`` is room to work in."""
+    _shift_xor_(word, 30, spare).mul_(_MULTIPLY_1).bitwise_xor_(key)
+    _shift_xor_(word, 27, spare).mul_(_MULTIPLY_2)
+    return _shift_xor_(word, 31, spare)
 
 
 def _mix(word: Tensor, salt: int | Tensor) -> Tensor:
     """One keyed scrambling of a tensor of words."""
-    key = salt if isinstance(salt, Tensor) else torch.full_like(word, salt)
-    return _hash(word, key, torch.zeros_like(word))
+    word = word * _GAMMA + salt
+    return _finish(word, 0, torch.empty_like(word))
 
 
 def _mix_integers(values: Tensor) -> Tensor:
     """What :func:`_mix_integer` makes of each of a tensor of integers."""
-    return _hash(torch.ones_like(values), values, torch.zeros_like(values))
+    word = values + _GAMMA
+    return _finish(word, 0, torch.empty_like(word))
 
 
 def _mix_integer(value: int) -> int:
@@ -181,12 +193,62 @@ def _mix_integer(value: int) -> int:
     return _signed(word ^ (word >> 31))
 
 
-def _box_muller(words: Tensor, dtype: torch.dtype) -> Tensor:
+def _normals(keys: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """``count`` standard normals for each key (n,) int64: (n, count).
+
+    Block by block, each small enough for every pass over it to stay in the cache of its core (on an accelerator, for
+    the words not to take more memory than the result). Each number is a function of its key and place alone.
+    """
+    pairs = (count + 1) // 2
+    normal = keys.new_empty(len(keys), pairs, 2, dtype=dtype)
+    counter = torch.arange(pairs, device=keys.device).mul_(_GAMMA)
+    key, second_key = keys[:, None], _mix(keys, _GAMMA)[:, None]
+    block = _BLOCK * torch.get_num_threads() if keys.device.type == "cpu" else _DEVICE_BLOCK
+    rows, width = max(block // max(pairs, 1), 1), min(block, max(pairs, 1))
+    room = _Room(min(rows, len(keys)) * width, normal)
+    for top in range(0, len(keys), rows):
+        some = slice(top, top + rows)
+        for left in range(0, pairs, width):
+            part = slice(left, left + width)
+            out = normal[some, part]
+            words, spare, radius, angle = room.shaped(out.shape[:2])
+            torch.add(counter[part], key[some], out=words)
+            _finish(words, second_key[some], spare)
+            _box_muller(words, spare, radius, angle, out)
+    return normal.flatten(1)[:, :count]
+
+
+class _Room:
+    """Memory that every block works in: a fresh temporary at each pass would cost more than the pass."""
+
+    def __init__(self, size: int, like: Tensor) -> None:
+        self._words = like.new_empty(2, size, dtype=torch.int64)
+        self._parts = like.new_empty(2, size)
+
+    def shaped(self, shape: Sequence[int]) -> list[Tensor]:
+        """(words, spare, radius, angle) of a block."""
+        return [one[: math.prod(shape)].view(*shape) for one in (*self._words, *self._parts)]
+
+
+def _box_muller(words: Tensor, spare: Tensor, radius: Tensor, angle: Tensor, out: Tensor) -> None:
     """Two standard normals a word: radius from its low 32 bits (up to 6.7), angle from its high 32, side by side.
 
     Computed in the state's dtype from the same bits, so float32 and float64 runs see the same noise to rounding.
     """
-    radius = (words & 0xFFFFFFFF).to(dtype).add_(0.5).mul_(2.0**-32)
-    radius = radius.log_().mul_(-2.0).clamp_(min=0.0).sqrt_()
-    angle = (words >> 32).to(dtype).mul_(2 * math.pi * 2.0**-32)
-    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
+    angle.copy_(torch.bitwise_right_shift(words, 32, out=spare)).mul_(2 * math.pi * 2.0**-32)
+    radius.copy_(words.bitwise_and_(0xFFFFFFFF)).add_(0.5).mul_(2.0**-32)
+    radius.log_().mul_(-2.0).clamp_(min=0.0).sqrt_()
+    cosine = spare.view(angle.dtype).flatten()[: angle.numel()].view(angle.shape)  # a room that is free by now
+    torch.mul(radius, torch.cos(angle, out=cosine), out=out[..., 0])
+    torch.mul(radius, angle.sin_(), out=out[..., 1])
+
+
+def hashed(word: Tensor, salt: int | Tensor) -> Tensor:
+    """64 well-mixed bits, int64, for each pair of a word and a salt (which are broadcast)."""
+    return _mix(word, _mix_integer(salt) if isinstance(salt, int) else _mix_integers(salt))
+
+
+def uniforms(keys: Tensor, count: int) -> Tensor:
+    """``count`` numbers of (0, 1) for each key (n,) int64, of 52 bits: (n, count) float64."""
+    words = hashed(keys[:, None], torch.arange(count, device=keys.device))
+    return (words >> 12).bitwise_and_(2**52 - 1).double().add_(0.5).mul_(2.0**-52)

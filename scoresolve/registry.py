@@ -84,6 +84,8 @@ class SolverInfo:
 
 
 _SOLVERS: dict[str, SolverInfo] = {}
+_TABLES: dict[Any, Table] = {}
+"""The last tables, by builder, process, times and options: building one may take longer than a run's arithmetic."""
 RESERVED = frozenset([
     "model", "shape", "solver", "nfe", "steps", "grid", "seed", "indices", "corrector", "t_min", "t_max", "denoise",
     "dtype", "device", "generator", "noise", "batch_size", "parallel", "log_prob", "trajectory", "callback", "progress",
@@ -168,7 +170,23 @@ def build(solver: str | SolverInfo, sde: SDE, times: np.ndarray, **options: Any)
     """The table or runner of a solver on a grid, its claims verified. Raises: ValueError, TypeError for options."""
     info = solver if isinstance(solver, SolverInfo) else get_solver(solver)
     check_options(info, options)
-    runner = info.build(sde, np.asarray(times, dtype=np.float64), **options)
+    times = np.asarray(times, dtype=np.float64)
+    key = info.build, sde, times.tobytes(), tuple(sorted(options.items()))
+    try:
+        known = _TABLES.get(key)
+    except TypeError:  # an option that cannot be hashed
+        return _verified(info.build(sde, times, **options), sde)
+    if known is not None:
+        return known
+    runner = _verified(info.build(sde, times, **options), sde)
+    if isinstance(runner, Table):
+        if len(_TABLES) >= 64:
+            _TABLES.clear()
+        _TABLES[key] = runner
+    return runner
+
+
+def _verified(runner: Runner, sde: SDE) -> Runner:
     return runner.verify(sde) if isinstance(runner, Table) else runner
 
 

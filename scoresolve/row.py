@@ -108,7 +108,7 @@ class Row:
 
 
 def combine(weights: tuple[float, ...], x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
-    """``weights . (x, *outputs)``, one fused operation for each weight that is not zero."""
+    """``weights . (x, *outputs)``, one operation for each weight that is not zero."""
     if weights == IDENTITY:
         return x
     first, *rest = weights

@@ -27,7 +27,7 @@ from .per_sample import PerSampleRunner
 from .registry import Runner
 from .solution import Callback, Solution, Step
 from .table import Table
-from .watch import Watch, require_finite
+from .watch import Watch
 
 OnError = Literal["raise", "mask"]
 
@@ -101,7 +101,8 @@ def _run(
     inner = runner.inner if isinstance(runner, AugmentedRunner) else runner
     alone = isinstance(inner, PerSampleRunner | ParallelRunner)  # looks after budget and failures of each sample itself
     limit = None if alone or runner.nfe is not None else nfe  # a table cannot exceed its own length
-    watch = Watch(on_nonfinite="ignore" if alone else view.on_error, limit=limit, on_call=bar.update)
+    on_nonfinite = "ignore" if alone else view.on_error
+    watch = Watch(on_nonfinite=on_nonfinite, limit=limit, on_call=bar.update, prompt=runner.nfe is None)
     session = model.session(watch)
     states = [x]
 
@@ -147,8 +148,7 @@ def _run(
 def _ended(watch: Watch, final: Tensor, end: float, view: View) -> Outcome:
     """The outcome of samples that went together. Raises NonFiniteError if they are not to be masked."""
     if view.on_error == "raise":
-        watch.close()
-        require_finite(final.detach(), "after the last step the state holds")
+        watch.close(final.detach())
     return Outcome.of_calls(len(final), watch.calls, end, watch.failed_at(len(final)))
 
 

@@ -10,20 +10,21 @@ from torch import Tensor
 
 from .augmented import AugmentedRunner
 from .backends import Backend
+from .brownian_path import BrownianPath
 from .correctors import CorrectorLike
 from .defaults import REVERSIBLE_TOLERANCE, chosen
 from .divergence import Divergence, Method
 from .errors import require, whole_number
 from .grids import GridLike
 from .model import ScoreModel
-from .noise import NoiseSource, SampleStreams
+from .noise import SampleStreams
 from .parallel import ParallelRunner, Picard
 from .planning import Request, check_table, plan
 from .presets import resolve
 from .registry import Runner, SolverInfo, get_solver
 from .running import OnError, View, solve
 from .solution import Callback, Solution
-from .starting import check_ends, check_model, check_state, noisy_end, start_state
+from .starting import NoiseLike, check_ends, check_model, check_state, noisy_end, start_state
 from .table import Table
 
 
@@ -45,7 +46,7 @@ def sample(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     generator: torch.Generator | None = None,
-    noise: NoiseSource | None = None,
+    noise: NoiseLike | None = None,
     batch_size: int | None = None,
     parallel: Picard | None = None,
     log_prob: Method | Divergence | None = None,
@@ -79,7 +80,8 @@ def sample(
         dtype: torch.float32 or torch.float64 (default: that of ``start``, or torch's default).
         device: default that of ``start``, or of the network's parameters.
         generator: draws the seed, if none is given.
-        noise: a source of noise in place of the seeded streams.
+        noise: ``ss.Antithetic`` (pairs of opposite noise), ``ss.QuasiRandom`` (evenly spread starts) or
+            ``ss.BrownianPath`` (one path a sample on every grid), made of seed and indices; or a source of one's own.
         batch_size: how many samples the network sees at once; all by default. The results are the same: each chunk
             is a run by itself, and ``nfe=`` its budget. A callback sees the chunks one after the other.
         parallel: ``ss.Picard()`` solves for many times at once, in far fewer calls of larger batches; for tables.
@@ -126,6 +128,8 @@ def sample(
         if closing and nfe == 1:
             raise ValueError("nfe must be at least 2 with denoise=True, which takes one network call; got nfe=1")
         runner, times = plan(request, steps, nfe if nfe is None else nfe - closing)
+    if isinstance(streams, BrownianPath):
+        streams = streams.along(runner, model.sde)
     if start is None:
         x = x * model.sde.prior_std(float(times[0]))
     closes = denoise and model.sde.sigma(float(times[-1])) > 0

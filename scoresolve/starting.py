@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from .model import ScoreModel
 from .noise import START, NoiseSource, SampleStreams, fresh_seed
 from .watch import require_finite
 
+NoiseLike: TypeAlias = NoiseSource | Callable[[int, Sequence[int]], NoiseSource]
+"""A source of noise, or what makes one of a seed and the indices of the samples, as the class ``SampleStreams``."""
+
 
 def start_state(
     model: ScoreModel,
@@ -20,7 +24,7 @@ def start_state(
     seed: int | None,
     indices: Sequence[int] | None,
     generator: torch.Generator | None,
-    noise: NoiseSource | None,
+    noise: NoiseLike | None,
     dtype: torch.dtype | None,
     device: torch.device | str | None,
 ) -> tuple[Tensor, int | None, NoiseSource]:
@@ -41,10 +45,16 @@ def start_state(
     chosen = range(like.shape[0]) if indices is None else list(indices)
     if len(chosen) != like.shape[0]:
         raise ValueError(f"indices= names {len(chosen)} samples for a batch of {like.shape[0]}: give one for each")
-    if noise is None:
+    source = SampleStreams if noise is None else noise
+    if isinstance(source, type) or not hasattr(source, "draw"):
+        if not callable(source):
+            raise TypeError(
+                f"noise must have a method draw(stream, index, like), or make such a source of (seed, indices) as "
+                f"ss.Antithetic does; got {type(source).__name__}"
+            )
         seed = fresh_seed(generator) if seed is None else seed
-        noise = SampleStreams(seed, chosen)
-    return (like if start is not None else noise.draw(START, 0, like)), seed, noise
+        source = source(seed, chosen)
+    return (like if start is not None else source.draw(START, 0, like)), seed, source
 
 
 def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:

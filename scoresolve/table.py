@@ -17,11 +17,14 @@ from typing import Any, TypeAlias, cast, get_args
 import numpy as np
 from torch import Tensor
 
-from .errors import NetworkOutputError, require
+from .ahead import ahead
+from .door import Questions
+from .errors import require
 from .model import ScoreModel
 from .noise import SOLVER, NoiseSource
 from .predictions import Prediction
-from .row import IDENTITY, Row, accumulate, combine
+from .registers import Registers
+from .row import IDENTITY, Row, accumulate
 from .sde import SDE
 
 Stats: TypeAlias = dict[str, Any]
@@ -173,29 +176,23 @@ class Table:
         Args: x of shape (batch, ...), at time ``times[0]``; noise is asked for draw ``number of the row``;
         ``after_step(step, time, x)`` may return a changed state. Returns the state at ``times[-1]`` and no statistics.
         """
-        for kind in {row.asks or self.predicts for row in self.rows}:
-            model.prepare([row.t for row in self.rows if (row.asks or self.predicts) == kind], kind)
-        history, kept = self.history, max(row.normals for row in self.rows)
-        outputs, normals = cast(list[Tensor], []), cast(list[Tensor | None], [])
+        rows, kept = self.rows, max(row.normals for row in self.rows)
+        ask = Questions(model, [row.t for row in rows], [row.asks or self.predicts for row in rows], x)
+        registers, normals = Registers(rows, ask.a, ask.b, x), cast(list[Tensor | None], [])
+        noise = ahead(noise, SOLVER, [number for number, row in enumerate(rows) if row.draws])
         y, step = x, 0
-        for number, row in enumerate(self.rows):
+        for number, row in enumerate(rows):
             model.at_step(step)
-            output, earlier = model.evaluate(y, row.t, row.asks or self.predicts), outputs[: history - 1]
-            if any(output is other for other in earlier):
-                raise NetworkOutputError(
-                    "the network returned the same tensor twice and so wrote over an output that "
-                    f"{self.solver or 'this table'!r} still needs: let it return a copy (output.clone())"
-                )
-            outputs = [output, *earlier]
+            registers.keep(number, ask(number, y), y)
             if row.normals:
                 normals = [noise.draw(SOLVER, number, x) if row.draws else None, *normals[: kept - 1]]
-            moved = combine(row.commit, x, outputs)
+            moved = registers.commit(number, x)
             x = accumulate(moved, row.noise, normals, fresh=moved is not x)
             if row.s is not None:
                 step += 1
                 if after_step is not None:
                     x = after_step(step, row.s, x)
-            y = combine(row.propose, x, outputs)
+            y = registers.propose(number, x)
             y = accumulate(y, row.propose_noise, normals, fresh=y is not x)
         return x, {}
 

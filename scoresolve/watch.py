@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -11,19 +12,35 @@ from torch import Tensor
 
 from .errors import BudgetError, NetworkOutputError, NonFiniteError
 
+READ = 16
 ASTRAY = "check the network at that time, its time label and its prediction type"
 FAR = 1e6
-"""No state of data, scaled as it should be, is as large."""
-TAMED = "solution ran away: take more steps or a solver of lower order, less guidance, or ss.threshold(model)"
+"""Of answers to states of data, scaled as it should be, no sum is as large."""
+TAMED = "so the solution ran away: take more steps or a solver of lower order, less guidance, or ss.threshold(model)"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A call, for the messages."""
+
+    call: int
+    step: int
+    t: float | Tensor
+    subject: str
+
+    def __str__(self) -> str:
+        return f"network call {self.call} (step {self.step}, {_time(self.t)}): {self.subject}"
 
 
 class Watch:
     """Counts network calls, and looks whether what comes back is finite.
 
     What it does with an answer that is not: "raise" an error, "mask" the samples (:meth:`failed_at` then says which,
-    and when), or "ignore" it. To raise, each answer is checked as it comes on the CPU; on an accelerator that would
-    wait for the device at every call, so one sum a sample is kept there, unread, and :meth:`close` reads them all at
-    the end (``deferred`` has it so on the CPU, too).
+    and when), or "ignore" it. Of each answer one sum a sample is kept, unread: reading waits for an accelerator, and
+    costs something everywhere. :meth:`close` reads them all at the end. To raise an error before much work is lost,
+    they are read every ``READ`` calls on the CPU, at every call for solvers that decide by what they see (``prompt``);
+    on an accelerator, and with ``deferred``, at the end only. A sum may overflow where its terms do not: only NaN is
+    an error on the way, or what has been looked at itself.
 
     Attributes: calls (network calls, a batch counting once), rows (samples seen by the network, guidance twice),
     step (the solver's current step, for the messages), limit (the most calls allowed, or None), differentiates
@@ -37,12 +54,14 @@ class Watch:
         limit: int | None = None,
         on_call: Callable[[], object] | None = None,
         deferred: bool = False,
+        prompt: bool = False,
     ) -> None:
         self.calls = self.rows = self.step = 0
         self.differentiates = False
         self.parent: Watch | None = None
-        self._on_nonfinite, self._limit, self._on_call, self._deferred = on_nonfinite, limit, on_call, deferred
-        self._pending: list[tuple[Tensor, str, float | Tensor]] = []
+        self._on_nonfinite, self._limit, self._on_call = on_nonfinite, limit, on_call
+        self._deferred, self._prompt = deferred, prompt
+        self._pending: list[tuple[Tensor, _Place]] = []
 
     def count(self, rows: int, t: float | Tensor) -> None:
         """Note a call that is about to be made. Raises BudgetError if it would exceed the limit."""
@@ -65,47 +84,45 @@ class Watch:
         """Raise NetworkOutputError unless the answer to ``inputs`` is a tensor that can be worked with."""
         problem = _problem(output, inputs, version)
         if problem:
-            raise NetworkOutputError(f"{self._where(t)}: the network {problem}")
+            raise NetworkOutputError(str(_Place(self.calls, self.step, t, f"the network {problem}")))
         if differentiates and not output.requires_grad:
-            raise NetworkOutputError(
-                f"{self._where(t)}: the network's answer carries no gradient, which the divergence or the guidance is "
-                "made of: it runs under torch.no_grad or torch.inference_mode, detaches, or leaves torch; let it run "
-                "with gradients (an answer that really does not depend on x can say so with + 0 * x)"
+            subject = (
+                "the network's answer carries no gradient, which the divergence or the guidance is made of: it runs "
+                "under torch.no_grad or torch.inference_mode, detaches, or leaves torch; let it run with gradients "
+                "(an answer that really does not depend on x can say so with + 0 * x)"
             )
+            raise NetworkOutputError(str(_Place(self.calls, self.step, t, subject)))
 
-    def check_finite(
-        self, output: Tensor, t: float | Tensor, subject: str = "the network returned", given: Tensor | None = None
-    ) -> None:
-        """Raise NonFiniteError if the answer holds a NaN or an infinity, now or, on an accelerator, at the end.
-
-        ``given``: what it is the answer to; its size tells a network that is wrong from a solution that ran away.
-        """
+    def check_finite(self, output: Tensor, t: float | Tensor, subject: str = "the network returned") -> None:
+        """Note the answer, to raise NonFiniteError at a later call or at the end if it holds a NaN or an infinity."""
         if self._on_nonfinite == "ignore":
             return
-        if self._on_nonfinite == "mask" or self._deferred or output.device.type != "cpu":
-            sums = output.detach().reshape(len(output), -1).sum(dim=1)
-            self._pending.append((sums, f"{self._where(t)}: {subject}", t))
-        elif not math.isfinite(output.detach().sum().item()):  # one pass; a non-finite element shows in the sum
-            size = 0.0 if given is None else float(given.detach().abs().max())
-            hint = f"its input had grown to {size:.1e}, so the {TAMED}" if not size < FAR else ASTRAY
-            require_finite(output, f"{self._where(t)}: {subject}", hint)
+        output = output.detach() if output.requires_grad else output
+        sums = output.sum(dim=tuple(range(1, output.ndim))) if output.ndim > 1 else output.clone()
+        self._pending.append((sums, _Place(self.calls, self.step, t, subject)))
+        if self._on_nonfinite == "mask" or self._deferred or sums.device.type != "cpu":
+            return
+        if self._prompt and not math.isfinite(float(sums.sum())):
+            require_finite(output, str(self._pending[-1][1]))
+        if len(self._pending) > READ:
+            _read(self._pending, torch.isnan)
+            del self._pending[:-1]  # the last one stays: was it large already?
 
-    def _where(self, t: float | Tensor) -> str:
-        return f"network call {self.calls} (step {self.step}, {_time(t)})"
-
-    def close(self) -> None:
-        """Read what was kept on the device. Raises NonFiniteError for the first call that went wrong."""
+    def close(self, final: Tensor) -> None:
+        """Read what was kept. Raises NonFiniteError for the first call that went wrong, or if the final state is not
+        finite; where it is, a sum that is infinite is one that overflowed."""
+        finite = bool(torch.isfinite(final).all())
         pending, self._pending = self._pending, []
-        if pending and not bool(torch.isfinite(torch.stack([sums.sum() for sums, _, _ in pending])).all()):
-            for sums, subject, _ in pending:
-                require_finite(sums, subject)
+        _read(pending, torch.isnan if finite else lambda sums: ~torch.isfinite(sums))
+        if not finite:
+            require_finite(final, "after the last step the state holds")
 
     def failed_at(self, batch: int) -> Tensor:
         """The time of each sample's first answer that was not finite, NaN for the others; float64 (batch,), host."""
         found = torch.full((batch,), math.nan, dtype=torch.float64)
-        for sums, _, t in self._pending:
+        for sums, place in self._pending:
             bad = ~torch.isfinite(sums).cpu() & torch.isnan(found)
-            found = torch.where(bad, torch.as_tensor(t, dtype=torch.float64).cpu(), found)
+            found = torch.where(bad, torch.as_tensor(place.t, dtype=torch.float64).cpu(), found)
         self._pending = []
         return found
 
@@ -141,15 +158,33 @@ def version_of(x: Tensor) -> int | None:
     return None if x.is_inference() else x._version
 
 
-def require_finite(x: Tensor, subject: str, hint: str = ASTRAY) -> None:
+def _read(pending: Sequence[tuple[Tensor, _Place]], wrong: Callable[[Tensor], Tensor]) -> None:
+    """Raise NonFiniteError for the first call with a sum that is wrong."""
+    if not pending or not bool(wrong(torch.cat([sums for sums, _ in pending])).any()):
+        return
+    before = None
+    for sums, place in pending:
+        bad = wrong(sums)
+        if bool(bad.any()):
+            size = 0.0
+            if before is not None and before.shape == bad.shape:  # batches may differ in size
+                size = float(before[bad].abs().max())
+            grown = f"its answers had grown to {size:.0e} the call before, {TAMED}"
+            raise _error(bad, str(place), grown if size > FAR else ASTRAY)
+        before = sums
+
+
+def require_finite(x: Tensor, subject: str) -> None:
     """Raise NonFiniteError, naming the samples (rows) of x that hold a NaN or an infinity."""
     bad = ~torch.isfinite(x.reshape(len(x), -1)).all(dim=1)
     if bool(bad.any()):
-        samples = bad.nonzero().flatten().tolist()
-        shown = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
-        raise NonFiniteError(
-            f"{subject} NaN or infinity in {len(samples)} of {x.shape[0]} samples ({shown}): {hint}"
-        )
+        raise _error(bad, subject, ASTRAY)
+
+
+def _error(bad: Tensor, subject: str, hint: str) -> NonFiniteError:
+    samples = bad.nonzero().flatten().tolist()
+    shown = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
+    return NonFiniteError(f"{subject} NaN or infinity in {len(samples)} of {len(bad)} samples ({shown}): {hint}")
 
 
 def _time(t: float | Tensor) -> str:

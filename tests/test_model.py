@@ -14,7 +14,7 @@ from torch import Tensor
 
 import scoresolve as ss
 from scoresolve.predictions import Prediction
-from scoresolve.watch import Watch
+from scoresolve.watch import READ, Watch
 
 PREDICTIONS = get_args(Prediction)
 
@@ -313,13 +313,13 @@ def test_non_finite_outputs_are_named_with_call_time_and_samples(solver: str, at
     budget = {} if solver.endswith("rk45") else {"nfe": 8}
     with pytest.raises(ss.NonFiniteError, match=rf"network call {at} \(step \d+, t = .*1 of 3 samples \(1\)"):
         ss.sample(ss.ScoreModel(net, ss.VPSDE()), (3, 2), solver=solver, seed=0, **budget)
-    assert calls == at  # no work after it
+    assert calls <= at + READ  # little work after it
 
 
 def test_a_solution_that_ran_away_is_told_from_a_network_that_is_wrong() -> None:
     """A cubic network feeds on its own answers, until they overflow; the same one, thresholded, does not."""
     model = ss.ScoreModel(lambda x, t: -50 * x**3, ss.VPSDE())
-    with pytest.raises(ss.NonFiniteError, match=r"4 of 4 .*its input had grown to 1\.1e\+35, so the solution ran away"):
+    with pytest.raises(ss.NonFiniteError, match=r"4 of 4 .*had grown to \S+ the call before, so the solution ran away"):
         ss.sample(model, (4, 3), solver="euler", nfe=12, seed=0)
     assert ss.sample(ss.threshold(model), (4, 3), solver="euler", nfe=12, seed=0).samples.isfinite().all()
     with pytest.raises(ss.NonFiniteError, match="check the network at that time"):
@@ -339,11 +339,11 @@ def test_on_a_device_the_check_is_deferred_and_names_the_first_bad_call(at: int)
     watch = Watch(on_nonfinite="raise", deferred=True)
     model = ss.ScoreModel(net, ss.VPSDE()).session(watch)
     table = ss.build_table("ddim", ss.VPSDE(), np.linspace(1.0, 0.01, 6))
-    table.run(model, torch.zeros(4), ss.SampleStreams(0, range(4)))
+    final, _ = table.run(model, torch.zeros(4), ss.SampleStreams(0, range(4)))
     assert calls == 5
     with pytest.raises(ss.NonFiniteError, match=rf"network call {at} \(step {at - 1}, t = .*1 of 4 samples \(2\)"):
-        watch.close()
-    watch.close()  # read once
+        watch.close(final)
+    watch.close(torch.zeros(4))  # read once
 
 
 def test_a_guided_sample_that_goes_wrong_is_named_by_its_own_index() -> None:

@@ -123,3 +123,21 @@ def test_a_table_records_the_options_it_was_made_with(info: ss.SolverInfo) -> No
     table = ss.build_table(info.name, sde, times)
     assert set(table.options) <= set(info.options)
     assert ss.build_table(info.name, sde, times, **table.options).rows == table.rows
+
+
+def test_a_table_is_built_once_for_a_process_times_and_options() -> None:
+    sde, times = ss.VPSDE(), np.linspace(1.0, 0.01, 6)
+    table = ss.build_table("dpmpp_2m", sde, times)
+    assert ss.build_table("dpmpp_2m", sde, times.copy()) is table
+    others = [
+        ss.build_table("dpmpp_2m", ss.VPSDE(), times),
+        ss.build_table("dpmpp_2m", sde, times * 0.9),
+        ss.build_table("dpmpp_2m", sde, times, start="high"),
+        ss.build_table("dpmpp_3m", sde, times),
+    ]
+    assert all(other is not table for other in others)
+    assert others[0] == table
+    assert len({other.to_json() for other in others[1:]} | {table.to_json()}) == 4
+    for _ in range(100):  # what is remembered is bounded
+        ss.build_table("ddim", ss.VPSDE(), times)
+    assert len(ss.registry._TABLES) <= 64

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from ..ahead import ahead
 from ..correctors import AnnealedLangevin, Corrector
 from ..errors import require
 from ..model import ScoreModel
-from ..noise import NoiseSource
+from ..noise import CORRECTOR, NoiseSource
 from ..registry import solver
 from ..sde import SDE
 from ..table import AfterStep, Stats
@@ -44,6 +45,7 @@ class LangevinChain:
         self, model: ScoreModel, x: Tensor, noise: NoiseSource, after_step: AfterStep | None = None
     ) -> tuple[Tensor, Stats]:
         """Run the chain from level to level."""
+        noise = ahead(noise, CORRECTOR, self.corrector.draws(range(1, len(self.times))))
         for step, t in enumerate(self.times[1:].tolist(), start=1):
             model.at_step(step - 1)
             if self.denoise and step == len(self.times) - 1:

@@ -1,0 +1,106 @@
+"""The network's door: the one place where it is called. What does not depend on the state is got ready once.
+
+A :class:`Door` casts, doubles the batch for guidance, counts and checks. :class:`Questions` are all the calls of a run
+whose times are known in advance: labels go to the device together, conditioning is stacked once, and of an answer o at
+the point y a prediction is ``a y + b o`` with numbers a and b, which a solver folds into its own weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .guidance import join_conditioning
+from .labels import batch_labels
+from .predictions import Prediction
+from .watch import Watch, dtype_of, version_of
+
+if TYPE_CHECKING:
+    from .model import ScoreModel
+
+
+class Door:
+    """A network with what it is given beside the state.
+
+    Args: net; conditioning, its keyword arguments; guidance, a scale and the unconditional conditioning, or None;
+    batch, of the states; watch; differentiates, whether answers must carry a gradient.
+    """
+
+    def __init__(
+        self,
+        net: Callable[..., Any],
+        conditioning: dict[str, Any],
+        guidance: tuple[float, dict[str, Any]] | None,
+        batch: int,
+        watch: Watch,
+        differentiates: bool,
+    ) -> None:
+        self.net, self.watch, self.differentiates = net, watch, differentiates
+        self.dtype = dtype_of(net)
+        self.scale = None if guidance is None else guidance[0]
+        self.conditioning = conditioning if guidance is None else join_conditioning(conditioning, guidance[1], batch)
+        self.rows = batch if guidance is None else 2 * batch
+
+    def __call__(self, x: Tensor, labels: Tensor, t: float | Tensor) -> Tensor:
+        """The network's answer at x (batch, ...), labels (rows,), in x's dtype. One call; t is for messages."""
+        inputs = x if self.dtype is None or self.dtype == x.dtype else x.to(self.dtype)
+        if self.scale is not None:
+            inputs = torch.cat([inputs, inputs])
+        watch = self.watch
+        watch.count(self.rows, t)
+        version = version_of(inputs)
+        try:
+            output = self.net(inputs, labels, **self.conditioning)
+        except TypeError as error:
+            error.add_note(
+                f"the network is called as net(x, label{''.join(f', {name}=' for name in self.conditioning)}) "
+                "with a label for each sample: wrap one with other arguments, such as lambda x, t: net(x)"
+            )
+            raise
+        watch.check(output, inputs, version, t, watch.differentiates or self.differentiates)
+        if self.scale is not None:
+            conditional, unconditional = output.chunk(2)
+            output = torch.lerp(unconditional, conditional, self.scale)
+        watch.check_finite(output, t)
+        answer: Tensor = output if output.dtype == x.dtype else output.to(x.dtype)
+        return answer
+
+    def labels(self, kind: Any, label: float | Tensor, x: Tensor) -> Tensor:
+        """The label of each row that the network sees, of a state x; see ``batch_labels``."""
+        like = x if self.dtype is None else x.new_empty(0, dtype=self.dtype)
+        labels = batch_labels(kind, label, len(x), like)
+        return labels if self.scale is None else torch.cat([labels, labels], dim=-1)
+
+
+class Questions:
+    """The network asked at times known in advance, for states like x.
+
+    Args: model, a session's; times and targets, of each call its time and the prediction wanted of it; x (batch, ...).
+
+    Attributes: a, b, of each call, with which the prediction at the point y is ``a y + b answer``; a = 0 and b = 1
+    where answers are predictions themselves, of a model with refinements or with an evaluation of its own.
+    """
+
+    def __init__(self, model: ScoreModel, times: Sequence[float], targets: Sequence[Prediction], x: Tensor) -> None:
+        self.model, self.times, self.targets = model, times, targets
+        for target in set(targets):
+            model.prepare([t for t, wanted in zip(times, targets, strict=True) if wanted == target], target)
+        self.door = model.door(len(x)) if model.plain else None
+        if self.door is None:
+            self.a, self.b = [0.0] * len(times), [1.0] * len(times)
+            return
+        plans = [model.planned(t, target) for t, target in zip(times, targets, strict=True)]
+        self.a, self.b, self.scales, labels = ([float(plan[i]) for plan in plans] for i in range(4))
+        column = torch.tensor(labels, dtype=torch.float64)[:, None]
+        self.labels = self.door.labels(model.time, column, x).contiguous().unbind(0)
+
+    def __call__(self, number: int, y: Tensor) -> Tensor:
+        """The answer to call ``number`` at the point y."""
+        t = self.times[number]
+        if self.door is None:
+            return self.model.evaluate(y, t, self.targets[number])
+        scale = self.scales[number]
+        return self.door(y if scale == 1.0 else y * scale, self.labels[number], t)

@@ -1,0 +1,76 @@
+"""Draws made ahead: to the bit those made one by one, in fewer operations and bounded memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import scoresolve as ss
+from scoresolve.ahead import ELEMENTS, Ahead, ahead
+from scoresolve.noise import SOLVER, START
+
+
+class _Operations(TorchDispatchMode):
+    """Counts the operations of the device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 40, 40), (1, ELEMENTS + 1)])
+def test_what_is_drawn_ahead_is_what_is_drawn_one_by_one(shape: tuple[int, ...]) -> None:
+    for source in (ss.SampleStreams(3, range(shape[0])), ss.Antithetic(3, range(shape[0]))):
+        like, planned = torch.empty(shape), [0, 1, 4, 5, 6, 30]
+        noise = Ahead(source, SOLVER, planned)
+        for index in (*planned, 2, 4):  # one that was not planned, one that is asked for again
+            assert torch.equal(noise.draw(SOLVER, index, like), source.draw(SOLVER, index, like))
+        assert torch.equal(noise.draw(START, 0, like), source.draw(START, 0, like))
+        other = like.double()
+        noise.draw(SOLVER, 0, like)
+        assert torch.equal(noise.draw(SOLVER, 1, other), source.draw(SOLVER, 1, other))
+
+
+def test_a_draw_of_a_small_state_costs_two_operations_at_most() -> None:
+    like = torch.empty(64, 2)
+    noise = ahead(ss.SampleStreams(0, range(64)), SOLVER, range(1000))
+    with _Operations() as counted:
+        for index in range(1000):
+            noise.draw(SOLVER, index, like)
+    assert counted.count < 2 * 1000
+    with _Operations() as alone:
+        ss.SampleStreams(0, range(64)).draw(SOLVER, 0, like)
+    assert alone.count > 10  # what it would be
+
+
+def test_memory_does_not_grow_with_the_steps() -> None:
+    asked: list[int] = []
+
+    class Recorded(ss.SampleStreams):
+        def draws(self, stream: int, indices: object, like: Tensor) -> Tensor:
+            asked.append(len(indices) * like.numel())  # type: ignore[arg-type]
+            return super().draws(stream, indices, like)  # type: ignore[arg-type]
+
+    like = torch.empty(10, 100)
+    noise = ahead(Recorded(0, range(10)), SOLVER, range(1000))
+    for index in range(1000):
+        noise.draw(SOLVER, index, like)
+    assert max(asked) <= ELEMENTS
+    assert sum(asked) == 1000 * like.numel()  # nothing beyond the last
+
+
+def test_the_loops_ask_ahead_and_sources_of_ones_own_are_left_alone() -> None:
+    class Own:
+        def draw(self, stream: int, index: int, like: Tensor) -> Tensor:
+            return streams.draw(stream, index, like)
+
+    model = ss.exact.Gaussian(torch.zeros(2), 1.0).model(ss.VESDE())
+    streams = ss.SampleStreams(0, range(4))
+    assert ahead(Own(), SOLVER, range(9)).__class__ is Own
+    for solver, options in (("ddpm", {"corrector": "langevin"}), ("sra1", {}), ("annealed_langevin", {})):
+        drawn = [ss.sample(model, (4, 2), solver=solver, steps=9, noise=one, **options) for one in (streams, Own())]  # type: ignore[arg-type]
+        assert torch.equal(drawn[0].samples, drawn[1].samples)

@@ -1,0 +1,129 @@
+"""Nothing between two network calls: operations of the loop, counted, and what it keeps in memory."""
+
+import gc
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import scoresolve as ss
+from scoresolve.registers import Registers
+from scoresolve.row import Row
+from scoresolve.watch import READ, Watch
+
+TABLES = [info.name for info in ss.solvers() if not info.adaptive and info.name != "annealed_langevin"]
+READS = {"aten._local_scalar_dense.default", "aten.item.default", "aten.nonzero.default"}
+
+
+class Operations(TorchDispatchMode):
+    """Counts every operation on tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class Zeros(ss.SampleStreams):
+    """Noise for nothing: what is counted is the loop's."""
+
+    def draw(self, stream: int, index: int | Tensor, like: Tensor) -> Tensor:
+        return NOISE
+
+
+NOISE = torch.ones(4, 3)
+ANSWER = torch.ones(4, 3)
+
+
+def operations(solver: str, predicts: str, calls: int) -> tuple[Counter[str], int]:
+    model = ss.ScoreModel(lambda x, t: ANSWER, ss.VPSDE(), predicts=predicts)  # type: ignore[arg-type]
+    table = ss.sample(model, (4, 3), solver=solver, nfe=calls, seed=0).table
+    with Operations() as counted:
+        ss.sample(model, (4, 3), solver=table, seed=0, noise=Zeros(0, range(4)))
+    return counted.found, table.nfe
+
+
+@pytest.mark.parametrize("predicts", ["noise", "data"])
+@pytest.mark.parametrize("solver", TABLES)
+def test_operations_of_a_network_call(solver: str, predicts: str) -> None:
+    """What 40 more calls cost. Drawing the noise is counted in test_noise.py."""
+    (few, first), (many, second) = (operations(solver, predicts, calls) for calls in (40, 80))
+    more = many - few
+    reads = sum(more[name] for name in READS)
+    assert reads <= (second - first) / READ + 1, more  # on the CPU; on an accelerator there is none
+    checks = sum(more[name] for name in ("aten.cat.default", "aten.isnan.default", "aten.any.default"))
+    each = (sum(more.values()) - reads - checks) / (second - first)
+    noisy = ss.get_solver(solver).kind == "sde"
+    assert each <= (6 if noisy else 4) + 0.5 * solver.startswith(("restart", "seeds")), more
+
+
+def test_on_an_accelerator_nothing_is_read() -> None:
+    model = ss.ScoreModel(lambda x, t: ANSWER, ss.VPSDE(), predicts="noise")
+    table = ss.sample(model, (4, 3), solver="dpmpp_2m", nfe=50, seed=0).table
+    assert table is not None
+    watch = Watch(on_nonfinite="raise", deferred=True)
+    with torch.no_grad(), Operations() as counted:
+        table.run(model.session(watch), torch.zeros(4, 3), ss.SampleStreams(0, range(4)))
+    assert not READS.intersection(counted.found)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "flow_abm_4", "rk4", "unipc_3"])
+def test_memory_does_not_grow_with_steps(solver: str) -> None:
+    """States alive at a call, beside the network's own and the start: at most the history and two."""
+    alive: list[int] = []
+    size = 1009
+
+    def net(x: Tensor, t: Tensor) -> Tensor:
+        if model.nfe not in (6, 11, 20):
+            return -x
+        found = {o.untyped_storage().data_ptr(): o.untyped_storage().nbytes() for o in gc.get_objects() if tensor(o)}
+        alive.append(sum(found.values()) // (8 * size))
+        return -x
+
+    def tensor(o: object) -> bool:
+        return type(o) is Tensor and o.dtype == torch.float64 and o.numel() and o.numel() % size == 0
+
+    model = ss.ScoreModel(net, ss.VPSDE(), predicts="noise")
+    start = torch.zeros(1, size, dtype=torch.float64)
+    table = ss.sample(model, start=start, solver=solver, nfe=20, seed=0).table
+    assert table is not None
+    assert max(alive) - 1 <= table.history + 2
+    assert alive[-1] <= alive[0]
+
+
+def test_registers_are_the_weighted_sum(monkeypatch) -> None:
+    """The three ways, against the sum written out, for any a and b, a = 0 and b = 0 among them."""
+    generator = torch.Generator().manual_seed(0)
+    normal = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=generator)  # noqa: E731
+    for a, b in ((0.7, -2.0), (3.0, 0.1), (0.0, 1.5), (2.0, 0.0), (1e-9, 1e9)):
+        for history, propose in ((1, False), (1, True), (3, False), (4, True)):
+            rows = []
+            for number in range(6):
+                known = min(number + 1, history)
+                weights = tuple(normal(known + 1).tolist())
+                rows.append(Row(t=1.0, s=0.5, commit=weights, propose=weights[::-1] if propose else (1.0,)))
+            for grad in (False, True):
+                with torch.set_grad_enabled(grad):
+                    x = y = normal(2, 3)
+                    registers, outputs = Registers(rows, [a] * 6, [b] * 6, x), []
+                    for number, row in enumerate(rows):
+                        answer = normal(2, 3)
+                        outputs.insert(0, a * y + b * answer)
+                        registers.keep(number, answer, y)
+                        expected = row.commit[0] * x + sum(w * m for w, m in zip(row.commit[1:], outputs, strict=False))
+                        x = registers.commit(number, x)
+                        scale = float(expected.abs().max()) + sum(float(m.abs().max()) for m in outputs)
+                        assert (x - expected).abs().max() < 1e-13 * scale
+                        expected = (
+                            x
+                            if not propose
+                            else row.propose[0] * x + sum(w * m for w, m in zip(row.propose[1:], outputs, strict=False))
+                        )
+                        y = registers.propose(number, x)
+                        assert (y - expected).abs().max() < 1e-13 * scale
