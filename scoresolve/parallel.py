@@ -23,9 +23,10 @@ rows above it and for itself,
 that is if the point is off by a small part of the noise in it, on which scale the network's answer varies (and on
 every path the same). This *front* is each sample's own: the rows above it are left as they are and not asked again,
 and the window is the rows that follow it. So a sample does not depend on its batch. A row that enters the window is
-asked at where it would be if the network's output no longer changed. tolerance=0 asks for the table's own points to the
-last bit. (ParaDiGMS slides one window for all, tests the states of DDIM and DDPM in units of the noise that a
-step adds, of which a deterministic solver has none, and starts new rows at the last state.)
+asked at where it would be if the network's output no longer changed. tolerance=0 asks that the two agree to the last
+bit: the samples are then the table's own, to rounding. (ParaDiGMS slides one window for all, tests the states of DDIM
+and DDPM in units of the noise that a step adds, of which a deterministic solver has none, and starts new rows at the
+last state.)
 
 **Anderson's acceleration** (``anderson.py``) takes the points of the next sweep from several sweeps, each row looking
 at the rows above it only, so that the system stays triangular. The front is never accelerated: n sweeps still do.
