@@ -23,9 +23,10 @@ rows above it and for itself,
 that is if the point is off by a small part of the noise in it, on which scale the network's answer varies (and on
 every path the same). This *front* is each sample's own: the rows above it are left as they are and not asked again,
 and the window is the rows that follow it. So a sample does not depend on its batch. A row that enters the window is
-asked at where it would be if the network's output no longer changed. tolerance=0 asks for the table's own points to the
-last bit. (ParaDiGMS slides one window for all, tests the states of DDIM and DDPM in units of the noise that a
-step adds, of which a deterministic solver has none, and starts new rows at the last state.)
+asked at where it would be if the network's output no longer changed. tolerance=0 asks that the two agree to the last
+bit: the samples are then the table's own, to rounding. (ParaDiGMS slides one window for all, tests the states of DDIM
+and DDPM in units of the noise that a step adds, of which a deterministic solver has none, and starts new rows at the
+last state.)
 
 **Anderson's acceleration** (``anderson.py``) takes the points of the next sweep from several sweeps, each row looking
 at the rows above it only, so that the system stays triangular. The front is never accelerated: n sweeps still do.
@@ -172,13 +173,14 @@ class _Run:
 
     def result(self) -> tuple[Tensor, Stats]:
         """Sweep until every sample is done or has failed."""
-        while (running := (self.front < self.rows) & ~self.failed).any():
+        while self._running().any():
             stop = self._stop()
-            asked = self._inside(stop) & running
+            rows = np.arange(self.low, stop.max())[:, None]
+            asked = np.asarray((rows >= self.front) & (rows < stop))
             self._ask(asked)
             self.states = self.states[:1]
             self._follow(self.low + len(asked))
-            self._move(asked, stop, running)
+            self._move(asked, stop)
         codes = torch.from_numpy(np.where(self.failed, NONFINITE, OK))
         reached = np.where(self.failed, self.front, self.rows - 1)
         times = np.where(self.failed, self.t.cpu().numpy()[reached], self.table.times[-1])
@@ -186,15 +188,13 @@ class _Run:
         stats = {"outcome": outcome, "depth": self.depth, "evaluations": torch.from_numpy(self.evaluations)}
         return (torch.full_like(self.x, math.nan) if self.failed.all() else self.states[-1].x), stats
 
-    def _stop(self) -> np.ndarray:
-        """The row at which each sample's window ends."""
-        front = np.minimum(self.front, self.rows - 1)
-        return np.where(self.front < self.rows, np.minimum(front + self.reach[front], self.ends[front]), self.rows)
+    def _running(self) -> np.ndarray:
+        return (self.front < self.rows) & ~self.failed
 
-    def _inside(self, stop: np.ndarray) -> np.ndarray:
-        """Which samples' windows hold each row from ``low`` to the last stop: bool (rows, batch)."""
-        rows = np.arange(self.low, stop.max())[:, None]
-        return np.asarray((rows >= self.front) & (rows < stop))
+    def _stop(self) -> np.ndarray:
+        """The row at which each sample's window ends; 0 for those that are done or have failed."""
+        front = np.minimum(self.front, self.rows - 1)
+        return np.where(self._running(), np.minimum(front + self.reach[front], self.ends[front]), 0)
 
     def _ask(self, asked: np.ndarray) -> None:
         """One network call (for each kind of output) at the points of these rows and samples."""
@@ -261,29 +261,29 @@ class _Run:
 
     # -- the front ------------------------------------------------------------------------------------------------
 
-    def _move(self, asked: np.ndarray, stop: np.ndarray, running: np.ndarray) -> None:
+    def _move(self, asked: np.ndarray, stop: np.ndarray) -> None:
         """Move each sample's front over the rows that are done, and the window with it."""
-        count, samples = len(asked), (self.batch, -1)
+        count, flat = len(asked), (self.batch, -1)
         images = [state.y for state in self.states[:count]]
         residuals = [image - point for image, point in zip(images, self.points, strict=True)]
-        sizes = torch.stack([residual.reshape(samples).square().mean(1) for residual in residuals]).sqrt()
+        sizes = torch.stack([residual.reshape(flat).square().mean(1) for residual in residuals]).sqrt()
         limits = self.picard.tolerance * self.sigma[self.low : self.low + count, None]
-        finite = torch.stack([torch.isfinite(m.reshape(samples).sum(1)) for m in self.outputs[:count]])
+        finite = torch.stack([torch.isfinite(m.reshape(flat).sum(1)) for m in self.outputs[:count]])
         met, sound = torch.stack([sizes <= limits, finite]).cpu().numpy()  # the one thing read from the device
         rows = np.arange(self.low, self.low + count)[:, None]
         at_front = asked & (rows == self.front)
         self.failed |= (at_front & ~sound).any(axis=0)
         done = (rows <= self.front) | (met & sound & (rows < stop))
         reached = self.low + np.logical_and.accumulate(done, axis=0).sum(axis=0)
-        self.front = np.where(running & ~self.failed, reached, self.front)
-        going = (self.front < self.rows) & ~self.failed
-        low = int(self.front[going].min()) if going.any() else self.rows
-        end = self.rows if low == self.rows else int(self._stop()[~self.failed].max())
+        self.front = np.where(self._running(), reached, self.front)
+        running = self._running()
+        ends = (self.front[running].min(), self._stop().max()) if running.any() else (self.rows, self.rows)
+        low, end = map(int, ends)
         self._follow(end)
-        if self.anderson is not None and going.any():
+        if self.anderson is not None and running.any():
             ahead = asked & (rows > self.front)
             images = self.anderson.improved(self.low, images, residuals, self.sigma[self.low :], asked, ahead)
-        self.points = [*images, *(state.y for state in self.states[count : end - self.low])]
+        self.points = [*images[: end - self.low], *(state.y for state in self.states[count : end - self.low])]
         self._drop(low)
 
     def _drop(self, low: int) -> None:
