@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import scoresolve as ss
+from scoresolve.brownian_path import ELEMENTS
 from scoresolve.noise import SOLVER
 
 VP = ss.VPSDE()
@@ -111,6 +112,22 @@ def test_a_sample_does_not_depend_on_its_batch_nor_on_the_blocks(monkeypatch: py
     assert torch.equal(some, batch[[4, 1]])
     monkeypatch.setattr("scoresolve.brownian_path.ELEMENTS", 24)  # two nodes at a time
     assert torch.equal(ss.sample(model, (6, 1), **options).samples, batch)  # type: ignore[arg-type]
+
+
+def test_nodes_are_drawn_within_a_bound_however_many_the_steps() -> None:
+    sizes: list[int] = []
+
+    class Recorded(ss.SampleStreams):
+        def draws(self, stream: int, indices: object, like: Tensor) -> Tensor:
+            sizes.append(len(indices) * like.numel())  # type: ignore[arg-type]
+            return super().draws(stream, indices, like)  # type: ignore[arg-type]
+
+    table, like = ss.build_table("ddpm", VP, ss.grids.log_snr(VP, 200, 1.0, 1e-3)), torch.empty(2, 1000)
+    path = ss.BrownianPath(0, range(2), streams=Recorded).along(table, VP)
+    for number in range(200):
+        path.draw(SOLVER, number, like)
+    assert max(sizes) <= ELEMENTS / 2
+    assert sum(sizes) < 2.2 * 200 * like.numel()  # two normals a step
 
 
 def test_processes_without_signal_or_noise_at_the_ends_and_other_noise_levels() -> None:

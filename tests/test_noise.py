@@ -138,3 +138,17 @@ def test_bad_indices_and_batches_are_refused() -> None:
         ss.SampleStreams(0, [-1])
     with pytest.raises(ValueError, match="noise for 2 samples was asked for a batch of 3"):
         ss.SampleStreams(0, [0, 1]).draw(0, 0, torch.empty(3, 2))
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (3, 50), (2, 0), (4,)])
+def test_noise_does_not_depend_on_the_blocks_it_is_made_in(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of several samples, of a part of one, and the last ones that are not full."""
+    for dtype in (torch.float32, torch.float64):
+        like = torch.empty(shape, dtype=dtype)
+        monkeypatch.undo()
+        whole = ss.SampleStreams(1, range(shape[0])).draw(SOLVER, 0, like)
+        for block in (1, 8, 9):
+            monkeypatch.setattr("scoresolve.noise._BLOCK", block)
+            assert torch.equal(ss.SampleStreams(1, range(shape[0])).draw(SOLVER, 0, like), whole)
