@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import scoresolve as ss
-from benchmarks import systems
+from benchmarks import systems, train
 from benchmarks.classical import SYSTEMS, ladder
 from benchmarks.classifier import Settings, trained
 from benchmarks.findings import findings
@@ -206,6 +206,21 @@ def test_options_that_cannot_be_followed(capsys) -> None:
     ):
         assert systems.main(asked) == 2
         assert answer in capsys.readouterr().err
+
+
+def test_a_trained_network_gives_the_same_samples_along_any_path(plan: systems.Plan) -> None:
+    """The noise network of VE along VP, EDM and cosine: from the same start, scaled, at the same noise levels."""
+    model = train.load(systems.network(plan, "ve"))
+    model.net.double()  # type: ignore[attr-defined]
+    times = np.linspace(1.0, 0.0, 9)
+    start = 13 * torch.randn(4, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    there = ss.sample(model, start=start, solver="dpmpp_2m", grid=times).samples
+    for sde in (ss.VPSDE(), ss.EDM(), ss.CosineVPSDE()):
+        seen = model.on(sde)
+        same = np.array([float(sde.time(model.sde.lam(float(t)))) for t in times])
+        scaled = start * float(sde.alpha(same[0]))
+        found = ss.sample(seen, start=scaled, solver="dpmpp_2m", grid=same).samples / float(sde.alpha(same[-1]))
+        assert (found - there).abs().max() < 1e-8 * there.abs().max(), sde
 
 
 # -- findings --------------------------------------------------------------------------------------------------------
