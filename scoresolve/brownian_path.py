@@ -19,6 +19,7 @@ Those of order 1.5 cut nodes of length h^2 only, once there are more than ``_COA
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -193,10 +194,24 @@ class TablePath:
         gaps = np.diff(self._places)
         longest = np.minimum(gaps[:-1], gaps[1:]) * _COARSE / len(gaps) if areas else np.full(len(gaps) - 1, 2.0**DEPTH)
         self._longest = np.concatenate([[0.0], longest, [0.0]])  # of a node that is cut at the time inside it
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing is known of the path."""
         self._reached = 2**DEPTH
         self._open: list[_Nodes] = []
         self._pieces: dict[int, tuple[int, Tensor]] = {}
         self._rest: Tensor | None = None
+
+    def take(self, rows: Tensor) -> TablePath:
+        """The normals of some samples: ``rows`` (n,) int64, indices into the batch. Raises: TypeError."""
+        if not isinstance(self._source, SampleStreams):
+            source = type(self._source).__name__
+            raise TypeError(f"a path made of {source} cannot be asked for some of the samples: leave batch_size= out")
+        some = copy.copy(self)
+        some._source = self._source.take(rows)
+        some._forget()
+        return some
 
     def draw(self, stream: int, index: int, like: Tensor) -> Tensor:
         """The normal of a row; other streams as the source has them."""

@@ -64,8 +64,11 @@ def test_every_solver_gives_the_same_in_chunks(info: ss.SolverInfo) -> None:
         {"solver": "adaptive_dp5", "rtol": 0.01, "atol": 0.01, "log_prob": "exact"},
         {"solver": "adaptive_bs3", "rtol": 0.01, "atol": 0.01, "dense": True},
         {"solver": "dpmpp_2m_sde", "steps": 8, "parallel": ss.Picard(3, 1e-2, 1)},
+        {"solver": "sra1", "steps": 8, "noise": ss.BrownianPath},
+        {"solver": "euler_maruyama", "steps": 8, "noise": ss.Antithetic},
+        {"solver": "ddpm", "steps": 4, "noise": ss.QuasiRandom},
     ],
-    ids=lambda more: next(iter({"corrector", "denoise", "log_prob", "dense", "parallel"} & more.keys())),
+    ids=lambda more: next(iter({"corrector", "denoise", "log_prob", "dense", "parallel", "noise"} & more.keys())),
 )
 def test_what_goes_along_with_a_run_does_too(more: dict[str, Any]) -> None:
     asked = {"shape": (5, 2), "seed": 4, "dtype": torch.float64, "indices": [9, 3, 1, 4, 7], **more}
