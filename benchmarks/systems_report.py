@@ -56,9 +56,7 @@ def write(results: Results, folder: Path) -> None:
         for row in rows:
             shown.add_row(*row)
         Console(width=None if Console().is_terminal else 160).print(shown)
-    print(
-        f"wrote systems.csv, bits.csv, findings.csv, systems.png, systems_samples.png, systems.html and samples/ to {folder}"
-    )
+    print(f"wrote systems.html and what it is made of (CSV, PNG) to {folder}")
 
 
 def table(results: Results) -> tuple[list[str], list[list[str]]]:
