@@ -103,10 +103,14 @@ class Results:
         found = dict.fromkeys((row.system, row.sampler, row.title) for row in self.rows)
         return sorted(found, key=lambda pair: list(TITLES).index(pair[0]))
 
+    def values(self, system: str, sampler: str, metric: str) -> list[float]:
+        """Of a metric, for each seed; none where it was not measured."""
+        own = [getattr(row, metric) for row in self.rows if (row.system, row.sampler) == (system, sampler)]
+        return [value for value in own if value is not None]
+
     def mean(self, system: str, sampler: str, metric: str) -> Mean | None:
         """Of a metric over the seeds; None if it was not measured."""
-        own = [getattr(row, metric) for row in self.rows if (row.system, row.sampler) == (system, sampler)]
-        values = [value for value in own if value is not None]
+        values = self.values(system, sampler, metric)
         return Mean.of(values) if values else None
 
     def mean_bits(self, system: str, kind: str) -> Mean | None:

@@ -234,7 +234,7 @@ def test_progress_shows_a_bar_of_calls(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_solution_prints_in_a_line() -> None:
     solution = ss.sample(mixture_2d().model(ss.VPSDE()), (2, 2), nfe=7, seed=0)
-    assert repr(solution) == "Solution(samples (2, 2) torch.float32, nfe=7, flow_abm_3, t 1 -> 0.001)"
+    assert repr(solution) == "Solution(samples (2, 2) torch.float32, nfe=7, flow_abm_2, t 1 -> 0.001)"
 
 
 GOOD = {"shape": (2, 2), "nfe": 6}
