@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,13 +13,14 @@ from .errors import BudgetError, NetworkOutputError, NonFiniteError
 
 READ = 16
 ASTRAY = "check the network at that time, its time label and its prediction type"
+_WITHIN = tuple(range(1, 64))
+"""The dimensions of a sample: torch has at most 64."""
 FAR = 1e6
 """Of answers to states of data, scaled as it should be, no sum is as large."""
 TAMED = "so the solution ran away: take more steps or a solver of lower order, less guidance, or ss.threshold(model)"
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """A call, for the messages."""
 
     call: int
@@ -98,7 +98,7 @@ class Watch:
         if self._on_nonfinite == "ignore":
             return
         output = output.detach() if output.requires_grad else output
-        sums = output.sum(dim=tuple(range(1, output.ndim))) if output.ndim > 1 else output.clone()
+        sums = output.sum(dim=_WITHIN[: output.ndim - 1]) if output.ndim > 1 else output.clone()
         self._pending.append((sums, _Place(self.calls, self.step, t, subject)))
         if self._on_nonfinite == "mask" or self._deferred or sums.device.type != "cpu":
             return

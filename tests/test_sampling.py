@@ -250,7 +250,7 @@ X = torch.zeros(2, 2)
         ({"nfe": None, "steps": 2.5}, ValueError, "steps must be a whole number"),
         ({"nfe": -3}, ValueError, "nfe must be a whole number of at least 1, got -3"),
         ({"nfe": None, "solver": "ddim"}, ValueError, "steps= or nfe= for 'ddim'"),
-        ({"nfe": None, "grid": "karras"}, ValueError, "steps= or nfe= for 'velocity_ab3'"),
+        ({"nfe": None, "grid": "karras"}, ValueError, "steps= or nfe= for 'flow_abm_2'"),
         ({"steps": 3}, ValueError, "give steps= or nfe=, not both"),
         ({"nfe": 1, "solver": "ddpm", "corrector": "langevin"}, ValueError, "needs 2 network calls"),
         ({"nfe": 1, "denoise": True}, ValueError, "nfe must be at least 2 with denoise=True"),
