@@ -217,11 +217,10 @@ def with_decoder(
 ) -> tuple[Tensor, ss.LogLikelihood]:
     """``log q(x|k) - log p(x) - log P(k|x)`` in nats, x the digits x0 with the noise of t_min; and the likelihood."""
     sde, d = model.sde, x0[0].numel()
-    placed: dict[str, Any] = {"levels": LEVELS, "data_range": PLACES}
-    decoder = ss.variational_bound(model, x0, points=1, t_min=t_min, seed=seed, **placed).terms["decoder"]
+    bound = ss.variational_bound(model, x0, points=1, t_min=t_min, seed=seed, levels=LEVELS, data_range=PLACES)
     found = ss.log_likelihood(model, sde.perturb(x0, t_min, noise=noise), t_min=t_min, seed=seed, **asked)
     forward = -0.5 * noise.square().flatten(1).sum(1) - d * math.log(sde.sigma(t_min) * math.sqrt(2 * math.pi))
-    return forward - found.log_prob + decoder, found
+    return forward - found.log_prob + bound.terms["decoder"], found
 
 
 def bits(name: str, model: ss.ScoreModel, t_min: float, count: int, discrete: ss.ScoreModel | None) -> Iterator[Line]:
@@ -230,8 +229,8 @@ def bits(name: str, model: ss.ScoreModel, t_min: float, count: int, discrete: ss
     d, control = x0[0].numel(), ss.exact.Gaussian.fit(digits.images())
     levels = {"levels": LEVELS, "data_range": PLACES}
     twice = torch.cat([x0, x0])
-    whole = ((twice + 1) * 8).round().long()
-    uniform = ss.dequantise(whole, LEVELS, CELLS, seed=5, dtype=torch.float64) * sde.alpha(t_min)
+    uniform = ss.dequantise(((twice + 1) * 8).round().long(), LEVELS, CELLS, seed=5, dtype=torch.float64)
+    uniform *= sde.alpha(t_min)
     offset = d * math.log(LEVELS / (CELLS[1] - CELLS[0]) / sde.alpha(t_min))
     noise = torch.randn(twice.shape, generator=seeded(6), dtype=torch.float64)
     asked = {"rtol": 1e-3, "atol": 1e-3, "t_min": t_min}  # far below the standard errors
@@ -255,8 +254,7 @@ def bits(name: str, model: ss.ScoreModel, t_min: float, count: int, discrete: ss
         "flow with a decoder, exact": decoded,
         "variational, continuous": lambda: bound(model, t_min=t_min, points=64, repeats=8),
     }
-    if discrete is not None:
-        table = discrete
+    if (table := discrete) is not None:
         ways["variational, DDPM's 1000 levels"] = lambda: bound(table, kind="discrete")
     for way, estimate in tqdm(ways.items(), f"bits, {name}", leave=False):
         yield {"model": name, "rho at t_min": f"{sde.rho(t_min):.3f}", "estimate": way} | measured(estimate, d)
@@ -269,9 +267,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the trained network")
     options = parser.parse_args(arguments)
+    quick = options.quick
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # small tensors: more threads cost more than they bring
-    quick = options.quick
     rows = [
         row
         for process in ALONG

@@ -56,28 +56,30 @@ class View:
         return replace(self, callback=self.callback.take(rows, batch)) if divided else self  # type: ignore[union-attr]
 
 
-def solve(
-    model: ScoreModel,
-    x: Tensor,
-    runner: Runner,
-    times: np.ndarray,
-    noise: NoiseSource,
-    nfe: int | None,
-    view: View,
-    stats: dict[str, Any],
-) -> Solution:
+@dataclass(frozen=True)
+class Course:
+    """What is run: a runner between times, with a budget of network calls for those that have no number of their own;
+    stats, what is known of it beforehand, "solver" among it."""
+
+    runner: Runner
+    times: np.ndarray
+    nfe: int | None
+    stats: dict[str, Any]
+
+
+def solve(model: ScoreModel, x: Tensor, noise: NoiseSource, course: Course, view: View) -> Solution:
     """Run, one chunk of the samples after the other. Raises: as the runs do, with a note of which chunk it was."""
-    chunks = chunks_of(len(x), view.batch_size)
-    total = None if runner.nfe is None else len(chunks) * (runner.nfe + view.denoise)
-    with tqdm(total=total, desc=stats["solver"], unit="call", disable=not view.progress) as bar:
+    chunks, calls = chunks_of(len(x), view.batch_size), course.runner.nfe
+    total = None if calls is None else len(chunks) * (calls + view.denoise)
+    with tqdm(total=total, desc=course.stats["solver"], unit="call", disable=not view.progress) as bar:
         if len(chunks) == 1:
-            return _run(model, x, runner, times, noise, nfe, view, stats, bar)
+            return _run(model, x, noise, course, view, bar)
         parts, source = [], divisible(noise)
         for chunk in chunks:
             rows = torch.arange(chunk.start, chunk.stop, device=x.device)
             seen, asked, own = view.take(rows, len(x)), model.take(rows, len(x)), source.take(rows)
             try:
-                part = _run(asked, x[chunk.start : chunk.stop], runner, times, own, nfe, seen, stats, bar, chunk.start)
+                part = _run(asked, x[chunk.start : chunk.stop], own, course, seen, bar, chunk.start)
             except ScoreSolveError as error:
                 error.add_note(f"samples {chunk.start} to {chunk.stop - 1} went together, and are counted from 0 here")
                 raise
@@ -86,21 +88,13 @@ def solve(
 
 
 def _run(
-    model: ScoreModel,
-    x: Tensor,
-    runner: Runner,
-    times: np.ndarray,
-    noise: NoiseSource,
-    nfe: int | None,
-    view: View,
-    stats: dict[str, Any],
-    bar: tqdm[Any],
-    first: int = 0,
+    model: ScoreModel, x: Tensor, noise: NoiseSource, course: Course, view: View, bar: tqdm[Any], first: int = 0
 ) -> Solution:
-    """Run, watching the network; gather the states on the way."""
+    """Run, watching the network; gather the states on the way. first: where in the batch the samples begin."""
+    runner, times = course.runner, course.times
     inner = runner.inner if isinstance(runner, AugmentedRunner) else runner
     alone = isinstance(inner, PerSampleRunner | ParallelRunner)  # looks after budget and failures of each sample itself
-    limit = None if alone or runner.nfe is not None else nfe  # a table cannot exceed its own length
+    limit = None if alone or runner.nfe is not None else course.nfe  # a table cannot exceed its own length
     on_nonfinite = "ignore" if alone else view.on_error
     watch = Watch(on_nonfinite=on_nonfinite, limit=limit, on_call=bar.update, prompt=runner.nfe is None)
     session = model.session(watch)
@@ -141,7 +135,7 @@ def _run(
         outcome=outcome,
         dense=own.pop("dense", None),
         density=density,
-        stats={**stats, "network_rows": watch.rows, **own},
+        stats={**course.stats, "network_rows": watch.rows, **own},
     )
 
 

@@ -22,7 +22,7 @@ from .parallel import ParallelRunner, Picard
 from .planning import Request, check_table, plan
 from .presets import resolve
 from .registry import Runner, SolverInfo, get_solver
-from .running import OnError, View, solve
+from .running import Course, OnError, View, solve
 from .solution import Callback, Solution
 from .starting import NoiseLike, check_ends, check_model, check_state, noisy_end, start_state
 from .table import Table
@@ -140,7 +140,7 @@ def sample(
         require(not denoise, "log_prob= without denoise=True, whose last jump has no inverse")
         runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
     name = solver.solver if isinstance(solver, Table) else _name(solver)
-    return solve(model, x, runner, times, streams, nfe, view, {"solver": name, "seed": seed})
+    return solve(model, x, streams, Course(runner, times, nfe, {"solver": name, "seed": seed}), view)
 
 
 def encode(
@@ -198,7 +198,7 @@ def encode(
         runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
     view = View(trajectory, callback, progress, grad, on_error, batch_size=batch_size)
     streams = SampleStreams(seed, range(len(x)) if indices is None else indices)
-    return solve(model, x, runner, times, streams, nfe, view, {"solver": _name(solver)})
+    return solve(model, x, streams, Course(runner, times, nfe, {"solver": _name(solver)}), view)
 
 
 def _name(solver: str | Backend) -> str:
