@@ -35,9 +35,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
+from benchmarks.operations import Operations
 from benchmarks.options import chosen_device
 from benchmarks.overhead_runs import METHODS, OURS, Run
 from benchmarks.plots import COLOURS, MARKERS
@@ -63,16 +63,6 @@ class Line:
     ours: float
 
 
-class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operations on tensors."""
-
-    count: int = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
 # -- measuring -------------------------------------------------------------------------------------------------------
 
 
@@ -89,12 +79,12 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
 
 def counted(run: Run) -> float:
     """Operations of a network call: of a long run's, less a short one's, each."""
-    found = []
+    found: list[int] = []
     for calls in (SHORT, LONG):
-        with Operations() as mode:  # type: ignore[no-untyped-call]
+        with Operations() as mode:
             run(calls)
-        found.append(mode.count)
-    return float(found[1] - found[0]) / (LONG - SHORT)
+        found.append(mode.found.total())
+    return (found[1] - found[0]) / (LONG - SHORT)
 
 
 def measure(shape: tuple[int, ...], device: torch.device, repeats: int) -> Iterator[Line]:

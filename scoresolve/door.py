@@ -86,8 +86,7 @@ class Questions:
 
     def __init__(self, model: ScoreModel, times: Sequence[float], targets: Sequence[Prediction], x: Tensor) -> None:
         self.model, self.times, self.targets = model, times, targets
-        for target in set(targets):
-            model.prepare([t for t, wanted in zip(times, targets, strict=True) if wanted == target], target)
+        model.prepare_each(times, targets)
         self.door = model.door(len(x)) if model.plain else None
         if self.door is None:
             self.a, self.b = [0.0] * len(times), [1.0] * len(times)

@@ -213,6 +213,11 @@ class ScoreModel:
         for t, *row in zip(times, *columns, strict=True):
             self._plan[float(t), target] = (row[0], row[1], row[2], row[3])
 
+    def prepare_each(self, times: Sequence[float], targets: Sequence[Prediction]) -> None:
+        """The same for times that are each asked for a prediction of their own."""
+        for target in set(targets):
+            self.prepare([t for t, wanted in zip(times, targets, strict=True) if wanted == target], target)
+
     @property
     def plain(self) -> bool:
         """Whether predictions are the network's own answers, converted."""

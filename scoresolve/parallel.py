@@ -125,9 +125,8 @@ class ParallelRunner:
 
         Statistics: "outcome", "depth" (calls) and "evaluations" (int64 (batch,): rows of the network a sample took).
         """
-        kinds = [row.asks or self.table.predicts for row in self.table.rows]
-        for kind in set(kinds):  # raises where a prediction cannot be had, as the table's own run does
-            model.prepare([row.t for row, own in zip(self.table.rows, kinds, strict=True) if own == kind], kind)
+        # raises where a prediction cannot be had, as the table's own run does
+        model.prepare_each([row.t for row in self.table.rows], self.table.asked)
         return _Run(self, model, x, noise, after_step).result()
 
 
@@ -154,7 +153,7 @@ class _Run:
     ) -> None:
         self.table, self.picard, self.model, self.noise = runner.table, runner.picard, model, noise
         self.after_step, self.x, self.batch, self.rows = after_step, x, len(x), len(runner.table.rows)
-        self.kinds = [row.asks or self.table.predicts for row in self.table.rows]
+        self.kinds = self.table.asked
         first = np.array([n == 0 or self.kinds[n] != self.kinds[n - 1] for n in range(self.rows)])
         starts = np.append(np.flatnonzero(first), self.rows)
         self.ends = starts[np.searchsorted(starts, np.arange(self.rows), side="right")]  # of each row's stretch

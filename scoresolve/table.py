@@ -119,6 +119,11 @@ class Table:
         return np.array([self.start, *(row.s for row in self.rows if row.s is not None)])
 
     @property
+    def asked(self) -> list[Prediction]:
+        """What the output of each row is."""
+        return [row.asks or self.predicts for row in self.rows]
+
+    @property
     def history(self) -> int:
         """How many outputs must be kept."""
         return max(1, *(row.outputs for row in self.rows))
@@ -177,7 +182,7 @@ class Table:
         ``after_step(step, time, x)`` may return a changed state. Returns the state at ``times[-1]`` and no statistics.
         """
         rows, kept = self.rows, max(row.normals for row in self.rows)
-        ask = Questions(model, [row.t for row in rows], [row.asks or self.predicts for row in rows], x)
+        ask = Questions(model, [row.t for row in rows], self.asked, x)
         registers, normals = Registers(rows, ask.a, ask.b, x), cast(list[Tensor | None], [])
         noise = ahead(noise, SOLVER, [number for number, row in enumerate(rows) if row.draws])
         y, step = x, 0

@@ -10,9 +10,9 @@ import pytest
 import torch
 from oracles import PROCESSES, gaussian, interval, mixture_2d
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import scoresolve as ss
+from benchmarks.operations import Operations
 
 SOLVERS = ["adaptive_abm", "adaptive_dp5", "adaptive_tsit5", "adaptive_bs3", "adaptive_dpm_12", "adaptive_dpm_23"]
 FAST = ["adaptive_abm", "adaptive_dp5", "adaptive_dpm_23"]
@@ -153,25 +153,13 @@ def test_the_network_never_works_on_samples_that_have_arrived(sde: ss.SDE, solve
     assert torch.isfinite(solution.samples).all()
 
 
-class HostReads(TorchDispatchMode):
-    """Counts the operations whose result the host waits for."""
-
-    reads = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.reads += any(
-            name in str(func) for name in ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select")
-        )
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_at_most_one_read_of_the_device_in_a_step(solver: str) -> None:
     model, x = mixture_2d().model(ss.VPSDE()), starts(mixture_2d(), ss.VPSDE(), 1.0, 8)
     calls = ss.get_solver(solver).evaluations
     found = []
     for tolerance in (1e-2, 1e-4):
-        with HostReads() as mode:
+        with Operations() as mode:
             solution = ss.sample(model, start=x, solver=solver, rtol=tolerance, atol=tolerance)
         attempts = (solution.nfe - 1) / calls
         found.append((attempts, mode.reads))

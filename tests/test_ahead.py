@@ -5,21 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import scoresolve as ss
+from benchmarks.operations import Operations
 from scoresolve.ahead import ELEMENTS, Ahead, ahead
 from scoresolve.noise import SOLVER, START
-
-
-class _Operations(TorchDispatchMode):
-    """Counts the operations of the device."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.count += 1
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (2, 3, 40, 40), (1, ELEMENTS + 1)])
@@ -38,13 +28,13 @@ def test_what_is_drawn_ahead_is_what_is_drawn_one_by_one(shape: tuple[int, ...])
 def test_a_draw_of_a_small_state_costs_two_operations_at_most() -> None:
     like = torch.empty(64, 2)
     noise = ahead(ss.SampleStreams(0, range(64)), SOLVER, range(1000))
-    with _Operations() as counted:
+    with Operations() as counted:
         for index in range(1000):
             noise.draw(SOLVER, index, like)
-    assert counted.count < 2 * 1000
-    with _Operations() as alone:
+    assert counted.found.total() < 2 * 1000
+    with Operations() as alone:
         ss.SampleStreams(0, range(64)).draw(SOLVER, 0, like)
-    assert alone.count > 10  # what it would be
+    assert alone.found.total() > 10  # what it would be
 
 
 def test_memory_does_not_grow_with_the_steps() -> None:
