@@ -36,6 +36,7 @@ from .sampling import encode, sample
 from .sde import SDE
 from .solution import Solution, Step
 from .table import Table
+from .tuning import tune
 
 __version__ = "0.1.0"
 
@@ -48,5 +49,5 @@ __all__ = [
     "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "classifier_guidance", "decode",
     "default_solver", "dequantise", "encode", "exact", "get_solver", "grids", "interpolate", "log_likelihood", "losses",
     "operators", "posterior_guidance", "quadrature", "registry", "resampled", "sample", "solver", "solvers",
-    "threshold", "variational_bound",
+    "threshold", "tune", "variational_bound",
 ]  # fmt: skip
