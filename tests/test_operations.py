@@ -97,6 +97,7 @@ def test_registers_are_the_weighted_sum(monkeypatch) -> None:
                 with torch.set_grad_enabled(grad):
                     x = y = normal(2, 3)
                     registers, outputs = Registers(rows, [a] * 6, [b] * 6, x), []
+                    registers.begin(x)
                     for number, row in enumerate(rows):
                         answer = normal(2, 3)
                         outputs.insert(0, a * y + b * answer)
