@@ -184,11 +184,11 @@ class CapturedRunner:
         try:
             if kept.tape is None and not kept.failed:
                 stats["warmup_calls"] = min(WARM_UP, self.table.nfe)
-                kept.failed = True  # until it is there
                 kept.tape = self._recorded(model, x, noise, after_step is not None)
             if kept.tape is not None and kept.tape.is_for(x):
                 return kept.tape.replay(model, x, noise, after_step), {**stats, "replays": 1}
         except NotRecordedError as reason:
+            kept.failed = kept.tape is None  # conditioning that does not fit says nothing of the next
             _warn(str(reason), stacklevel=6)
         return self.table.run(model, x, noise, after_step)[0], stats
 
