@@ -25,7 +25,7 @@ from .inverse import Replacement, posterior_guidance, resampled
 from .latents import decode, interpolate
 from .likelihood import LogLikelihood, dequantise, log_likelihood
 from .model import ScoreModel
-from .noise import NoiseSource, PathSource, SampleStreams
+from .noise import NoiseSource, PathSource, SampleStreams, StillSource
 from .operators import LinearOperator
 from .outcome import Failure, Outcome, Status
 from .parallel import Picard
@@ -47,8 +47,8 @@ __all__ = [
     "LinearOperator", "LogLikelihood", "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome", "PathSource",
     "Picard", "ProbabilityFlow", "QuasiRandom", "RectifiedFlow", "Refinement", "Replacement", "ReverseSDE", "Row",
     "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError",
-    "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "capture", "classifier_guidance", "decode",
-    "default_solver", "dequantise", "encode", "exact", "get_solver", "grids", "interpolate", "log_likelihood", "losses",
-    "operators", "posterior_guidance", "quadrature", "registry", "resampled", "sample", "solver", "solvers",
+    "StillSource", "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "capture", "classifier_guidance",
+    "decode", "default_solver", "dequantise", "encode", "exact", "get_solver", "grids", "interpolate", "log_likelihood",
+    "losses", "operators", "posterior_guidance", "quadrature", "registry", "resampled", "sample", "solver", "solvers",
     "threshold", "tune", "variational_bound",
 ]  # fmt: skip

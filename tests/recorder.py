@@ -27,6 +27,21 @@ class Alone(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class On(TorchDispatchMode):
+    """Raises where an operation touches a tensor that is on another device."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        away = {str(one.device) for one in _flat([args, list((kwargs or {}).values()), out])} - {self.device}
+        if away:
+            raise RuntimeError(f"{func} touches a tensor on {', '.join(away)}, not {self.device}")
+        return out
+
+
 class Record(TorchDispatchMode):
     """Keeps every operation with the tensors that it works on."""
 
