@@ -12,6 +12,7 @@ from . import solvers as _solvers  # noqa: F401 (registers them)
 from .backends import Backend, backend
 from .bound import VariationalBound, variational_bound
 from .brownian_path import BrownianPath
+from .captured import Captured, capture
 from .conditioning import classifier_guidance, threshold
 from .correctors import AnnealedLangevin, Corrector, Langevin
 from .custom import DiscreteVPSDE, GaussianPath
@@ -24,7 +25,7 @@ from .inverse import Replacement, posterior_guidance, resampled
 from .latents import decode, interpolate
 from .likelihood import LogLikelihood, dequantise, log_likelihood
 from .model import ScoreModel
-from .noise import NoiseSource, PathSource, SampleStreams
+from .noise import NoiseSource, PathSource, SampleStreams, StillSource
 from .operators import LinearOperator
 from .outcome import Failure, Outcome, Status
 from .parallel import Picard
@@ -42,12 +43,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "Antithetic", "Backend", "BrownianPath", "BudgetError",
-    "Corrector", "CosineVPSDE", "DiscreteVPSDE", "Divergence", "Failure", "GaussianPath", "Langevin", "LinearOperator",
-    "LogLikelihood", "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome", "PathSource", "Picard",
-    "ProbabilityFlow", "QuasiRandom", "RectifiedFlow", "Refinement", "Replacement", "ReverseSDE", "Row",
+    "Captured", "Corrector", "CosineVPSDE", "DiscreteVPSDE", "Divergence", "Failure", "GaussianPath", "Langevin",
+    "LinearOperator", "LogLikelihood", "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome", "PathSource",
+    "Picard", "ProbabilityFlow", "QuasiRandom", "RectifiedFlow", "Refinement", "Replacement", "ReverseSDE", "Row",
     "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError",
-    "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "classifier_guidance", "decode",
-    "default_solver", "dequantise", "encode", "exact", "get_solver", "grids", "interpolate", "log_likelihood", "losses",
-    "operators", "posterior_guidance", "quadrature", "registry", "resampled", "sample", "solver", "solvers",
+    "StillSource", "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "capture", "classifier_guidance",
+    "decode", "default_solver", "dequantise", "encode", "exact", "get_solver", "grids", "interpolate", "log_likelihood",
+    "losses", "operators", "posterior_guidance", "quadrature", "registry", "resampled", "sample", "solver", "solvers",
     "threshold", "tune", "variational_bound",
 ]  # fmt: skip
