@@ -28,6 +28,7 @@ from .noise import NoiseSource, PathSource, SampleStreams
 from .operators import LinearOperator
 from .outcome import Failure, Outcome, Status
 from .parallel import Picard
+from .placement import local_device
 from .processes import EDM, VESDE, VPSDE, CosineVPSDE, RectifiedFlow, SubVPSDE
 from .refinement import Refinement
 from .registry import SolverInfo, build_table, get_solver, solver, solvers
@@ -47,7 +48,7 @@ __all__ = [
     "ProbabilityFlow", "QuasiRandom", "RectifiedFlow", "Refinement", "Replacement", "ReverseSDE", "Row",
     "SampleSet", "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step",
     "StepUnderflowError", "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "classifier_guidance",
-    "decode", "default_solver", "dequantise", "encode", "exact", "get_solver", "grids", "interpolate", "log_likelihood",
-    "losses", "operators", "posterior_guidance", "quadrature", "registry", "resampled", "sample", "sample_to", "shards",
-    "solver", "solvers", "threshold", "variational_bound",
+    "decode", "default_solver", "dequantise", "encode", "exact", "get_solver", "grids", "interpolate", "local_device",
+    "log_likelihood", "losses", "operators", "posterior_guidance", "quadrature", "registry", "resampled", "sample",
+    "sample_to", "shards", "solver", "solvers", "threshold", "variational_bound",
 ]  # fmt: skip

@@ -23,6 +23,8 @@ from .durable import make_folder, publish, sweep, sync_folder
 from .errors import require
 
 _FORMAT = "scoresolve samples 1"
+_DAMAGED = (LookupError, TypeError, ValueError, AttributeError)
+"""What reading JSON of another form may raise."""
 MISSING = "not made yet"
 """What is wrong with a shard that has no entry."""
 
@@ -42,25 +44,37 @@ class Manifest:
 
     # -- the folder ---------------------------------------------------------------------------------------------
 
-    @classmethod
-    def begin(cls, directory: Path, settings: Mapping[str, Any]) -> Manifest:
-        """The set in a folder, begun if it is not there. Raises: ValueError if the folder holds another; OSError."""
-        manifest = cls(directory, settings)
-        inside = [manifest._room, directory / "manifest", directory / "samples"]
+    def begin(self) -> None:
+        """Make the folders. Raises: ValueError if there are other samples, or files of others; OSError."""
+        inside = [self._room, self.directory / "manifest", self.directory / "samples"]
         linked = [folder.name for folder in inside if folder.is_symlink()]
-        require(not linked, f"folders of its own in {directory}, got links that lead elsewhere: {', '.join(linked)}")
-        occupied = [folder.name for folder in inside[1:] if folder.exists() and next(folder.iterdir(), None)]
-        path = directory / "manifest.json"  # looked for after the others: it is there before they are
-        if not path.exists():
-            require(not occupied, f"{directory} to hold no files of others in {occupied}: choose another folder")
-            make_folder(manifest._room)
-            content = json.dumps({"format": _FORMAT, "key": manifest.key, "settings": manifest.settings}, indent=1)
-            publish({path: f"{content}\n".encode()}, manifest._room, "settings")
-        manifest._require_same(cls.read(directory))
+        require(not linked, f"folders in {self.directory}, got links that lead elsewhere: {', '.join(linked)}")
+        occupied = inside[-1].exists() and next(inside[-1].iterdir(), None)
+        if self._path.exists():  # looked for last: a process that begins now writes it before samples
+            self.read(self.directory)._require_same(self)
+        else:
+            require(
+                not occupied or self._has_own(),
+                f"no files but those of sample_to in {inside[-1]}, got {occupied and occupied.name}: "
+                "choose another folder",
+            )
         for folder in inside:
             make_folder(folder)
-        sweep(manifest._room, "settings")
-        return manifest
+        sweep(self._room, "settings")
+
+    def _settle(self) -> None:
+        """Write the settings, unless they are there; see that they are these. Raises: ValueError, OSError."""
+        if not self._path.exists():
+            content = json.dumps({"format": _FORMAT, "key": self.key, "settings": self.settings}, indent=1)
+            publish({self._path: f"{content}\n".encode()}, self._room, "settings")
+        self.read(self.directory)._require_same(self)
+
+    def _has_own(self) -> bool:
+        """Whether there are shards of these settings (and their file was lost)."""
+        for shard in range(self.shards):
+            with suppress(OSError, *_DAMAGED):
+                return bool(self.entry(shard)["settings"] == self.key)
+        return False
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
@@ -69,20 +83,21 @@ class Manifest:
         try:
             content = json.loads(path.read_bytes())
             found = cls(directory, content["settings"])
-            if content["format"] != _FORMAT or content["key"] != found.key:
-                raise ValueError(f"format {content['format']!r}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is damaged, or no manifest of sample_to ({error!r}): choose another folder, or remove the "
-                "file; finished shards of the same settings are then found again"
-            ) from error
+            whole = content["format"] == _FORMAT and content["key"] == found.key
+        except _DAMAGED:
+            whole = False
+        require(
+            whole,
+            f"a manifest of sample_to in {path}, got another file or a damaged one: choose another folder, or remove "
+            "the file; finished shards of the same settings are then found again",
+        )
         return found
 
-    def _require_same(self, other: Manifest) -> None:
+    def _require_same(self, here: Manifest) -> None:
         """Raise ValueError, naming what differs, unless both are of the same settings."""
-        if self.key == other.key:
+        if self.key == here.key:
             return
-        differ = list(_differences(other.settings, self.settings))
+        differ = _differences(self.settings, here.settings)
         shown = "; ".join(differ[:6]) + ("; ..." if len(differ) > 6 else "")
         raise ValueError(
             f"{self.directory} holds samples of other settings ({shown}): run with those, or choose another folder"
@@ -114,7 +129,7 @@ class Manifest:
             entry = self.entry(shard)
         except FileNotFoundError:
             return MISSING
-        except (LookupError, TypeError, ValueError, AttributeError):
+        except _DAMAGED:
             return f"{self._entry(shard).relative_to(self.directory)} is damaged"
         require(
             entry["settings"] == self.key,
@@ -141,8 +156,16 @@ class Manifest:
             raise ValueError("files")
         return content
 
+    def failed(self, shard: int) -> dict[int, str]:
+        """The samples of a finished shard that did not arrive, by their indices: how each ended."""
+        return {int(index): status for index, status in self.entry(shard)["failed"].items()}
+
     def record(self, shard: int, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
-        """Write the files of a shard, then its entry, and remove what killed processes left of it. Raises: OSError."""
+        """Write the files of a shard, then its entry, and remove what killed processes left of it.
+
+        Raises: OSError; ValueError if the folder has become one of other settings in the meantime.
+        """
+        self._settle()
         publish({self.path(name): content for name, content in files.items()}, self._room, str(shard))
         rows = self.rows(shard)
         entry = {
@@ -162,11 +185,19 @@ class Manifest:
         """Remove what killed processes left of a shard that is finished."""
         sweep(self._room, str(shard))
 
+    def has(self, shard: int) -> bool:
+        """Whether a shard is finished, so far as its entry says."""
+        return self._entry(shard).exists()
+
     def forget(self, shard: int) -> None:
         """Take back that a shard is finished."""
         with suppress(FileNotFoundError):
             os.unlink(self._entry(shard))
         sync_folder(self._entry(shard).parent)
+
+    @property
+    def _path(self) -> Path:
+        return self.directory / "manifest.json"
 
     @property
     def _room(self) -> Path:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -69,6 +69,14 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
+def contents(format: str, names: Sequence[str], arrays: Arrays, lost: Collection[int]) -> dict[str, bytes]:
+    """The content of each file of a shard; of PNG none for the rows in ``lost``, which are no images."""
+    if format == "png":
+        images = enumerate(zip(names, arrays["samples"], strict=True))
+        return {name: png(pixels) for row, (name, pixels) in images if row not in lost}
+    return {names[0]: _WRITERS[format](arrays)}
+
+
 def _npz(arrays: Arrays) -> bytes:
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
@@ -80,7 +88,7 @@ def _from_npz(content: bytes) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-WRITERS: dict[str, Callable[[Arrays], bytes]] = {
+_WRITERS: dict[str, Callable[[Arrays], bytes]] = {
     "safetensors": lambda arrays: safetensors.numpy.save(dict(arrays)),
     "npz": _npz,
 }

@@ -12,6 +12,7 @@ import os
 import platform
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -26,8 +27,9 @@ from .errors import require, unknown, whole_number
 from .identity import describe, describe_model, table_hash
 from .manifest import MISSING, Manifest
 from .model import ScoreModel
+from .placement import place
 from .sampling import sample
-from .shard_formats import READERS, WRITERS, Format, check_format, png, to_pixels
+from .shard_formats import READERS, Format, check_format, contents, to_pixels
 from .solution import Solution
 from .starting import check_model
 
@@ -119,24 +121,34 @@ def sample_to(
     check_model(model)
     own, others = place(rank, world_size)
     settings = _settings(model, shape, format, batch_size, shard_size, seed, first, value_range, options)
-    manifest = Manifest.begin(Path(directory), {**settings, "about": describe(about or {})})
+    manifest = Manifest(Path(directory), {**settings, "about": describe(about or {})})
+    manifest.begin()
     made, repaired, failed, calls = list[int](), list[int](), dict[int, str](), 0
     share = range(own, manifest.shards, others)
-    with tqdm(total=sum(len(manifest.rows(k)) for k in share), unit="sample", disable=not progress) as bar:
+    bar = tqdm(total=sum(len(manifest.rows(k)) for k in share), unit="sample", disable=not progress or own > 0)
+    with bar, ThreadPoolExecutor(1) as writer:  # one shard is written while the next is drawn
+        writing: Future[None] | None = None
         for shard in share:
             flaw = manifest.flaw(shard, verify)
             if flaw is None:
                 manifest.tidy(shard)
+                failed.update(manifest.failed(shard))
                 bar.update(len(manifest.rows(shard)))
-            else:
-                if flaw != MISSING:
-                    warnings.warn(f"shard {shard} of {directory} is made again: {flaw}", stacklevel=2)
-                    manifest.forget(shard)
-                    repaired.append(shard)
-                calls += _make(manifest, shard, model, shape, options, bar)
-                made.append(shard)
-            failed.update({int(index): status for index, status in manifest.entry(shard)["failed"].items()})
-    missing = tuple(shard for shard in range(manifest.shards) if manifest.flaw(shard) is not None)
+                continue
+            if flaw != MISSING:
+                warnings.warn(f"shard {shard} of {directory} is made again: {flaw}", stacklevel=2)
+                manifest.forget(shard)
+                repaired.append(shard)
+            drawn = _draw(manifest, shard, model, shape, options, bar)
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(_write, manifest, shard, drawn)
+            made.append(shard)
+            failed.update(drawn.failed)
+            calls += drawn.nfe
+        if writing is not None:
+            writing.result()
+    missing = tuple(shard for shard in range(manifest.shards) if not manifest.has(shard))
     return SampleSet(
         manifest.directory, manifest.count, manifest.shards, tuple(made), tuple(repaired), missing, failed, calls
     )
@@ -166,6 +178,8 @@ def _settings(
         raise ValueError(unknown("format", format, get_args(Format)))
     sizes = [whole_number("each size of shape", size) for size in shape]
     require(len(sizes) >= 1, "shape=(count, ...), got ()")
+    start = whole_number("first", first, least=0)
+    require(start + sizes[0] <= 2**63, f"indices below 2^63, got first={start} and {sizes[0]} samples")
     low, high = (float(value) for value in value_range)
     check_format(format, sizes[1:], low, high)
     require(format != "png" or options.get("log_prob") is None, 'format="safetensors" or "npz" with log_prob=')
@@ -176,7 +190,7 @@ def _settings(
         "count": sizes[0],
         "shape": sizes[1:],
         "seed": whole_number("seed", seed, least=0),
-        "first": whole_number("first", first, least=0),
+        "first": start,
         "batch_size": batch,
         "shard_size": batch if shard_size is None else whole_number("shard_size", shard_size),
         "format": format,
@@ -185,17 +199,28 @@ def _settings(
     }
 
 
-def _make(
+@dataclass(frozen=True)
+class _Drawn:
+    """A shard on the host: arrays, the samples that failed, and what it took."""
+
+    arrays: dict[str, np.ndarray]
+    failed: dict[int, str]
+    nfe: int
+    table: str | None
+    device: torch.device
+
+
+def _draw(
     manifest: Manifest,
     shard: int,
     model: ScoreModel,
     shape: Sequence[int],
     options: Mapping[str, Any],
     bar: tqdm[Any],
-) -> int:
-    """Draw a shard, batch by batch, and write it. Returns the network calls."""
-    rows, settings, parts = manifest.rows(shard), manifest.settings, list[Solution]()
-    arrays, failed = list[dict[str, np.ndarray]](), dict[int, str]()
+) -> _Drawn:
+    """Draw a shard, batch by batch."""
+    rows, settings = manifest.rows(shard), manifest.settings
+    arrays, failed, calls = list[dict[str, np.ndarray]](), dict[int, str](), 0
     for chunk in chunks_of(len(rows), settings["batch_size"]):
         mine = rows[chunk.start : chunk.stop]
         indices = [manifest.first + row for row in mine]
@@ -203,18 +228,19 @@ def _make(
         part = sample(chosen, (len(mine), *shape[1:]), seed=settings["seed"], indices=indices, **options)
         failed.update({indices[failure.sample]: str(failure.status) for failure in part.failures})
         arrays.append(_arrays(part, indices, settings["value_range"]))
-        parts.append(part)
+        calls += part.nfe
         bar.update(len(mine))
     joined = {name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]}
-    calls = sum(part.nfe for part in parts)
-    facts = {
-        "failed": failed,
-        "nfe": calls,
-        "table": None if parts[0].table is None else table_hash(parts[0].table),
-        "made_with": _made_with(parts[0].samples.device),
-    }
-    manifest.record(shard, _files(manifest, shard, joined, failed), facts)
-    return calls
+    table = None if part.table is None else table_hash(part.table)
+    return _Drawn(joined, failed, calls, table, part.samples.device)
+
+
+def _write(manifest: Manifest, shard: int, drawn: _Drawn) -> None:
+    """Write a shard and record that it is finished."""
+    facts = {"failed": drawn.failed, "nfe": drawn.nfe, "table": drawn.table, "made_with": _made_with(drawn.device)}
+    start = manifest.first + manifest.rows(shard).start
+    lost = {index - start for index in drawn.failed}
+    manifest.record(shard, contents(manifest.settings["format"], manifest.names(shard), drawn.arrays, lost), facts)
 
 
 def _arrays(part: Solution, indices: Sequence[int], value_range: Sequence[float] | None) -> dict[str, np.ndarray]:
@@ -227,18 +253,6 @@ def _arrays(part: Solution, indices: Sequence[int], value_range: Sequence[float]
     return {name: value.cpu().numpy() for name, value in kept.items()}
 
 
-def _files(
-    manifest: Manifest, shard: int, arrays: Mapping[str, np.ndarray], failed: Mapping[int, str]
-) -> dict[str, bytes]:
-    """The content of each file of a shard."""
-    names, writer = manifest.names(shard), WRITERS.get(manifest.settings["format"])
-    if writer is not None:
-        return {names[0]: writer(arrays)}
-    start = manifest.first + manifest.rows(shard).start
-    images = enumerate(zip(names, arrays["samples"], strict=True), start)
-    return {name: png(pixels) for index, (name, pixels) in images if index not in failed}
-
-
 def _made_with(device: torch.device) -> dict[str, str]:
     """What the last bits of a sample depend on."""
     cuda = device.type == "cuda"
@@ -248,36 +262,6 @@ def _made_with(device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(device) if cuda else device.type,
     }
-
-
-def place(rank: int | None = None, world_size: int | None = None) -> tuple[int, int]:
-    """Which process this is of how many: as given, or as torchrun says in RANK and WORLD_SIZE, or 0 of 1.
-
-    Raises: ValueError unless 0 <= rank < world_size, or if only one of them is known.
-
-    >>> place(1, 4)
-    (1, 4)
-    """
-    said = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE")] if rank is None and world_size is None else []
-    own, others = (said if said != [None, None] else ["0", "1"]) if said else (rank, world_size)
-    try:
-        numbers = int(own), int(others)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        numbers = 0, 0
-    require(0 <= numbers[0] < numbers[1], f"rank and world_size with 0 <= rank < world_size, got {own} of {others}")
-    return numbers
-
-
-def local_device() -> torch.device:
-    """The accelerator of this process, one for each on a machine (LOCAL_RANK of torchrun), or the CPU if there is none.
-
-    Put the network there before :func:`sample_to`: it draws where the network is.
-    """
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
 
 
 def check(directory: str | os.PathLike[str], *, verify: bool = True) -> dict[int, str]:
