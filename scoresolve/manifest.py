@@ -149,9 +149,11 @@ class Manifest:
     def entry(self, shard: int) -> dict[str, Any]:
         """What is known of a finished shard. Raises: FileNotFoundError; others if it is damaged."""
         content: dict[str, Any] = json.loads(self._entry(shard).read_bytes())
-        lost = {self.names(shard)[int(i) - self.first - self.rows(shard).start] for i in content["failed"]}
-        lost = lost if self.settings["format"] == "png" else set()
-        whole = {*content["files"]} == {*self.names(shard)} - lost and isinstance(content["settings"], str)
+        names = self.names(shard)
+        if self.settings["format"] == "png":  # of what failed there is no image
+            start = self.first + self.rows(shard).start
+            names = [name for row, name in enumerate(names) if str(start + row) not in content["failed"]]
+        whole = sorted(content["files"]) == names and isinstance(content["settings"], str)
         if not whole or any({*fact} != {"bytes", "sha256"} for fact in content["files"].values()):
             raise ValueError("files")
         return content
