@@ -81,8 +81,11 @@ def make_folder(folder: Path) -> None:
 
 
 def sweep(room: Path, tag: str) -> None:
-    """Remove the parts with that tag, which processes left that were killed."""
-    for name in os.listdir(room):
-        if name.startswith(f"{tag}."):
-            with suppress(FileNotFoundError):
+    """Remove the parts with that tag, which processes left that were killed.
+
+    For what is published only: a process that is still about to publish the same finds that it is there.
+    """
+    with suppress(OSError):  # what is left does no harm
+        for name in os.listdir(room):
+            if name.startswith(f"{tag}."):
                 os.unlink(room / name)

@@ -52,6 +52,7 @@ class Manifest:
         occupied = inside[-1].exists() and next(inside[-1].iterdir(), None)
         if self._path.exists():  # looked for last: a process that begins now writes it before samples
             self.read(self.directory)._require_same(self)
+            sweep(self._room, "settings")
         else:
             require(
                 not occupied or self._has_own(),
@@ -60,13 +61,13 @@ class Manifest:
             )
         for folder in inside:
             make_folder(folder)
-        sweep(self._room, "settings")
 
     def _settle(self) -> None:
         """Write the settings, unless they are there; see that they are these. Raises: ValueError, OSError."""
         if not self._path.exists():
             content = json.dumps({"format": _FORMAT, "key": self.key, "settings": self.settings}, indent=1)
             publish({self._path: f"{content}\n".encode()}, self._room, "settings")
+            sweep(self._room, "settings")
         self.read(self.directory)._require_same(self)
 
     def _has_own(self) -> bool:
@@ -131,11 +132,11 @@ class Manifest:
             return MISSING
         except _DAMAGED:
             return f"{self._entry(shard).relative_to(self.directory)} is damaged"
-        require(
-            entry["settings"] == self.key,
-            f"shards of the settings in manifest.json, got one of others: choose another folder than {self.directory}, "
-            f"or remove {self._entry(shard)}",
-        )
+        if entry["settings"] != self.key:
+            raise ValueError(
+                f"{self.directory} holds samples of other settings ({self._entry(shard).relative_to(self.directory)}): "
+                "choose another folder, or remove that file"
+            )
         for name, fact in entry["files"].items():
             path = self.path(name)
             if not path.is_file():
@@ -214,14 +215,14 @@ class Manifest:
 
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:
     """Of two JSON values, which parts are not the same."""
+    if there == here:
+        return []
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        there, here = ({str(place): one for place, one in enumerate(each)} for each in (there, here))
     if isinstance(there, dict) and isinstance(here, dict):
-        keys = sorted({*there, *here})
-        return [
-            text
-            for key in keys
-            for text in _differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
-        ]
-    return [] if there == here else [f"{name} is {_short(there)} there and {_short(here)} here"]
+        parts = [(f"{name}.{key}" if name else key, there.get(key), here.get(key)) for key in sorted({*there, *here})]
+        return [text for part, *both in parts for text in _differences(*both, part)]
+    return [f"{name} is {_short(there)} there and {_short(here)} here"]
 
 
 def _short(value: Any) -> str:

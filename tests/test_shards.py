@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import io
+import functools
 import itertools
 import json
 import multiprocessing
@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 import scoresolve as ss
-from scoresolve import durable, identity, manifest, placement, shard_formats
+from scoresolve import durable, identity, manifest, placement
 
 TINY: dict[str, Any] = {"shape": (5, 2), "batch_size": 3, "solver": "ddpm", "nfe": 2, "seed": 7}
 
@@ -101,10 +101,11 @@ def test_log_densities_and_failures_are_kept(tmp_path) -> None:
     again = ss.sample_to(broken, tmp_path / "nan", (5, 2), **settings, on_error="mask", first=10)
     assert made.failed == again.failed == {13: "nonfinite"}
     assert torch.isnan(ss.shards.load(tmp_path / "nan")["samples"]).all(dim=1).tolist() == [False] * 3 + [True, False]
-    images = {"shape": (5, 4, 6), "format": "png", "on_error": "mask", **settings}
-    assert ss.sample_to(broken, tmp_path / "png", **images).failed == {3: "nonfinite"}
-    assert [path.name[5] for path in sorted((tmp_path / "png" / "samples").iterdir())] == ["0", "1", "2", "4"]
-    assert ss.sample_to(broken, tmp_path / "png", **images).nfe == 0
+    settings |= {"shape": (5, 4, 6), "format": "png", "on_error": "mask"}
+    assert ss.sample_to(broken, tmp_path / "png", **settings).failed == {3: "nonfinite"}
+    images = (tmp_path / "png" / "samples").iterdir()
+    assert sorted(path.name for path in images) == [f"00000{i}.png" for i in (0, 1, 2, 4)]
+    assert ss.sample_to(broken, tmp_path / "png", **settings).nfe == 0
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (1, 4, 9), (3, 8, 8), (4, 3, 5)])
@@ -114,10 +115,11 @@ def test_png_are_read_by_others_as_the_rounded_samples(tmp_path, shape) -> None:
     levels = np.clip(np.rint((samples.double().numpy() + 0.5) * 102), 0, 255)
     assert len({*levels.flatten()} - {0.0, 255.0}) > 10
     for name, image in zip(("000008.png", "000009.png", "000010.png"), levels, strict=True):
-        seen = np.asarray(Image.open(io.BytesIO((tmp_path / "samples" / name).read_bytes())), dtype=float)
+        seen = np.asarray(Image.open(tmp_path / "samples" / name), dtype=float)
         expected = image if len(shape) == 2 else np.moveaxis(image, 0, -1)
-        assert np.abs(seen.reshape(expected.shape) - expected).max() <= 1e-9 or np.abs(seen - expected).max() <= 1
-        assert (seen.reshape(expected.shape) == expected).mean() > 0.99
+        off = np.abs(seen.reshape(expected.shape) - expected)
+        assert off.max() <= 1  # where rounding in float32 and in float64 part
+        assert (off == 0).mean() > 0.98
 
 
 # -- killed, cut off, out of room -------------------------------------------------------------------------------------
@@ -184,7 +186,6 @@ class Disk(types.ModuleType):
     def fsync(self, handle: int) -> None:
         if self.event():
             self.refuse()
-        os.fsync(handle)
         self.dirty.discard(os.fstat(handle).st_ino)
         self.undo = [(folder, action) for folder, action in self.undo if folder != self.paths[handle]]
 
@@ -230,8 +231,9 @@ def run_on(
     return disk, None
 
 
-@pytest.mark.parametrize("how", ["killed", "power", "full"])
-@pytest.mark.parametrize("format", ["safetensors", "png"])
+@pytest.mark.parametrize(
+    ("how", "format"), [("killed", "npz"), ("power", "safetensors"), ("power", "png"), ("full", "png")]
+)
 def test_whatever_write_fails_the_same_command_ends_with_the_same_bytes(tmp_path, monkeypatch, how, format) -> None:
     """Every event, one by one; then run again, and again every third time after a second failure."""
     settings = {"format": format, "shape": (5, 2, 3)}
@@ -243,15 +245,14 @@ def test_whatever_write_fails_the_same_command_ends_with_the_same_bytes(tmp_path
         root = tmp_path / str(at)
         _, error = run_on(monkeypatch, root, how, at, **settings)
         assert isinstance(error, Killed) or (how == "full" and error.errno == errno.ENOSPC)
-        finished = [path for path in (root / "set" / "manifest").glob("*.json")]
+        finished = list((root / "set" / "manifest").glob("*.json"))
         before = {path: path.stat().st_mtime_ns for path in finished}
         assert all(ss.shards.check(root / "set").get(int(path.stem)) is None for path in finished)
         if how == "full":
             assert not any((root / "set" / ".partial").glob("*"))  # the room is given back
         if at % 3 == 0 and at + 3 < whole.events:
             run_on(monkeypatch, root, how, 3 if at > 10 else 0, **settings)
-        again = draw(root / "set", **settings)
-        assert again.complete
+        run_on(monkeypatch, root, how, **settings)
         assert tree(root / "set") == expected, f"{how} at event {at}"
         assert all(path.stat().st_mtime_ns == time for path, time in before.items()), "made twice"
 
@@ -265,10 +266,10 @@ def test_a_repair_that_is_killed_at_any_moment_is_made_up_for(tmp_path, monkeypa
         damage(root / "set" / "samples" / "00001.safetensors")
         with pytest.warns(UserWarning, match="shard 1 .* is made again"):
             _, error = run_on(monkeypatch, root, "power", at, verify=True)
-        draw(root / "set", verify=False)  # what is damaged is known by now, or has the old entry
+        run_on(monkeypatch, root, "power")  # what is damaged is known by now, or has the old entry
         if tree(root / "set") != expected:
-            with pytest.warns(UserWarning):
-                draw(root / "set", verify=True)
+            with pytest.warns(UserWarning, match="another sha256"):
+                run_on(monkeypatch, root, "power", verify=True)
         assert tree(root / "set") == expected
         if error is None:
             break
@@ -319,3 +320,165 @@ def test_random_kills_lose_nothing(tmp_path) -> None:
             shards = 0
     endless(str(tmp_path / "set"), 0, 1)
     assert tree(tmp_path / "set") == tree(tmp_path / "whole")
+
+
+def test_the_same_command_given_three_times_at_once_does_no_harm(tmp_path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["scoresolve", __name__])
+    processes = [context.Process(target=endless, args=(str(tmp_path / "set"), 0, 1)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    endless(str(tmp_path / "whole"), 0, 1)
+    assert tree(tmp_path / "set") == tree(tmp_path / "whole")
+
+
+# -- damaged, other, misused ------------------------------------------------------------------------------------------
+
+
+def halve(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "verify", "said"),
+    [
+        ("samples/00001.npz", damage, True, "another sha256"),
+        ("samples/00001.npz", halve, False, "bytes instead of"),
+        ("samples/00001.npz", Path.unlink, False, "is not there"),
+        ("manifest/00001.json", halve, False, "00001.json is damaged"),
+        ("manifest/00001.json", lambda path: path.write_text('{"files": {}}'), False, "00001.json is damaged"),
+    ],
+)
+def test_a_damaged_shard_is_reported_and_made_again(tmp_path, name, harm, verify, said) -> None:
+    draw(tmp_path, format="npz")
+    expected = tree(tmp_path)
+    harm(tmp_path / name)
+    assert list(ss.shards.check(tmp_path)) == [1]
+    with pytest.raises(ValueError, match=f"1 of 2 shards .* .shard 1: .*{said}"):
+        ss.shards.load(tmp_path)
+    if verify:
+        assert draw(tmp_path, format="npz").made == ()
+    with pytest.warns(UserWarning, match=f"shard 1 .* is made again: .*{said}"):
+        repaired = draw(tmp_path, format="npz", verify=verify)
+    assert (repaired.made, repaired.repaired, repaired.nfe) == ((1,), (1,), 2)
+    assert tree(tmp_path) == expected
+
+
+def test_lost_settings_are_written_again_and_damaged_ones_are_refused(tmp_path) -> None:
+    draw(tmp_path)
+    expected = tree(tmp_path)
+    halve(tmp_path / "manifest.json")
+    with pytest.raises(ValueError, match=r"manifest.json, got another file or a damaged one"):
+        draw(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "samples" / "00001.safetensors").unlink()
+    with pytest.warns(UserWarning, match="is made again"):
+        draw(tmp_path)
+    assert tree(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"seed": 8}, "seed is 7 there and 8 here"),
+        ({"nfe": 3}, "options.nfe is 2 there and 3 here"),
+        ({"eta": 0.5}, "options.eta is null there and 0.5 here"),
+        ({"shape": (6, 2)}, "count is 5 there and 6 here"),
+        ({"shape": (5, 3)}, "shape"),
+        ({"format": "npz"}, "format"),
+        ({"batch_size": 2}, "batch_size"),
+        ({"about": {"weights": "v2"}}, "about.weights is null there and .v2. here"),
+        ({"model": ss.ScoreModel(network, ss.VPSDE(beta_max=10.0), predicts="v")}, "model.process.beta_max"),
+        ({"model": ss.ScoreModel(network, ss.VPSDE(), predicts="noise")}, "model.predicts"),
+        ({"model": ss.ScoreModel(lambda x, t: x, ss.VPSDE(), predicts="v")}, "model.network"),
+        ({"model": model().condition(label=torch.arange(5.0))}, "model.conditioning.label"),
+    ],
+)
+def test_other_settings_in_the_same_folder_are_refused(tmp_path, changed, named) -> None:
+    draw(tmp_path)
+    before = tree(tmp_path)
+    net = changed.pop("model", model())
+    with pytest.raises(ValueError, match=f"holds samples of other settings .*{named}"):
+        ss.sample_to(net, tmp_path, **{**TINY, **changed})
+    assert tree(tmp_path) == before
+
+
+def test_other_weights_are_other_settings_wherever_the_network_is_held(tmp_path) -> None:
+    def held(weight: float) -> list[ss.ScoreModel]:
+        net = torch.nn.utils.skip_init(torch.nn.Linear, 2, 2, bias=False)
+        torch.nn.init.constant_(net.weight, weight)
+        nets = [Ignoring(net), lambda x, t: net(x), Ignoring(net).forward, functools.partial(called, net)]
+        return [ss.ScoreModel(one, ss.VPSDE(), predicts="v") for one in nets]
+
+    for number, (one, same, other) in enumerate(zip(held(0.5), held(0.5), held(0.25), strict=True)):
+        first = ss.sample_to(one, tmp_path / str(number), **TINY)
+        assert first.nfe > ss.sample_to(same, tmp_path / str(number), **TINY).nfe == 0
+        with pytest.raises(ValueError, match=r"model.network.*sha256"):
+            ss.sample_to(other, tmp_path / str(number), **TINY)
+
+
+class Ignoring(torch.nn.Module):
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+def called(net: torch.nn.Module, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    return net(x)
+
+
+def test_settings_that_change_under_way_stop_the_run(tmp_path) -> None:
+    """Two runs that are begun at the same moment, before either has written: the second to write is refused."""
+
+    def meanwhile(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        draw(tmp_path)
+        return network(x, t)
+
+    with pytest.raises(ValueError, match="holds samples of other settings"):
+        ss.sample_to(ss.ScoreModel(meanwhile, ss.VPSDE(), predicts="v"), tmp_path, **TINY)
+    assert draw(tmp_path).made == ()
+
+
+def test_a_request_that_makes_no_sense_leaves_no_settings_behind(tmp_path) -> None:
+    for wrong in (
+        {"nfee": 3}, {"solver": "no_such"}, {"format": "jpg"}, {"format": "png"}, {"shape": ()}, {"batch_size": 0},
+        {"start": torch.zeros(5, 2)}, {"indices": range(5)}, {"noise": ss.SampleStreams(0, range(5))}, {"seed": -1},
+        {"first": 2**63 - 4}, {"value_range": (1.0, 1.0)}, {"rank": 1}, {"rank": 2, "world_size": 2},
+    ):  # fmt: skip
+        with pytest.raises((ValueError, TypeError)):
+            draw(tmp_path, **wrong)
+    assert draw(tmp_path, noise=ss.Antithetic, start="low", solver="dpmpp_2m").complete
+
+
+def test_nothing_is_written_over_or_outside_the_folder(tmp_path) -> None:
+    (tmp_path / "mine" / "samples").mkdir(parents=True)
+    (tmp_path / "mine" / "samples" / "00000.safetensors").write_text("mine")
+    with pytest.raises(ValueError, match=r"got 00000.safetensors: choose another folder"):
+        draw(tmp_path / "mine")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "set" / "samples").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="links that lead elsewhere: samples"):
+        draw(tmp_path / "set")
+    assert not any((tmp_path / "elsewhere").iterdir())
+    for read in (ss.shards.check, ss.shards.load):
+        with pytest.raises(FileNotFoundError):
+            read(tmp_path / "nothing")
+
+
+def test_a_process_knows_its_place(monkeypatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert placement.place() == (0, 1)
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(ValueError, match="got 2 of None"):
+        placement.place()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert placement.place() == (2, 4)
+    assert placement.place(0, 1) == (0, 1)
