@@ -221,7 +221,7 @@ def _differences(there: Any, here: Any, name: str = "") -> list[str]:
         there, here = ({str(place): one for place, one in enumerate(each)} for each in (there, here))
     if isinstance(there, dict) and isinstance(here, dict):
         parts = [(f"{name}.{key}" if name else key, there.get(key), here.get(key)) for key in sorted({*there, *here})]
-        return [text for part, *both in parts for text in _differences(*both, part)]
+        return [text for part, one, other in parts for text in _differences(one, other, part)]
     return [f"{name} is {_short(there)} there and {_short(here)} here"]
 
 
