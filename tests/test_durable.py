@@ -9,14 +9,19 @@ import os
 import random
 import shutil
 import signal
+import tempfile
+import threading
 import time
+import timeit
 import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from shard_cases import damage, draw, model, tree
+from tqdm.auto import tqdm
 
 import scoresolve as ss
 from scoresolve import durable, manifest
@@ -173,54 +178,65 @@ def test_a_repair_that_is_killed_at_any_moment_is_made_up_for(tmp_path, monkeypa
     assert at == 12
 
 
-def endless(folder: str, rank: int, world: int) -> None:
-    ss.sample_to(
-        model(), folder, (2000, 8), solver="ddpm", nfe=4, batch_size=50, shard_size=100, rank=rank, world_size=world
-    )
+def work(folder: Path, rank: int = 0, world: int = 1, begun: Any = None) -> None:
+    """2000 samples in 40 shards, or the share of one process; begun is told when the imports are over."""
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a kill leaves behind
+    if begun is not None:
+        begun.send(rank)
+    ss.sample_to(model(), folder, (2000, 8), solver="ddpm", nfe=6, batch_size=50, rank=rank, world_size=world)
+
+
+def forked() -> Any:
+    """Processes that begin with everything imported: a kill should find them at work."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["scoresolve", __name__])
+    return context
+
+
+def finished(folder: Path) -> int:
+    return len(list((folder / "manifest").glob("*.json")))
 
 
 def test_random_kills_lose_nothing(tmp_path) -> None:
-    """Processes ended by SIGKILL at random moments, one or two at a time; ``SCORESOLVE_KILLS=50`` for more of them."""
-    kills, random_ = int(os.environ.get("SCORESOLVE_KILLS", "6")), random.Random(0)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["scoresolve", __name__])
-    started = time.monotonic()
-    endless(str(tmp_path / "whole"), 0, 1)
-    lasts = time.monotonic() - started
-    hit, shards = 0, 0
+    """SIGKILL at random moments, to one process or two; a set that is finished is compared, and the next one begun."""
+    kills, chance, context = int(os.environ.get("SCORESOLVE_KILLS", "8")), random.Random(0), forked()
+    lasts = min(timeit.repeat(lambda: work(Path(tempfile.mkdtemp(dir=tmp_path))), number=1, repeat=3))
+    work(tmp_path / "whole")
+    expected = tree(tmp_path / "whole")
+    hit, stages = 0, [0]
     while hit < kills:
-        world = random_.choice((1, 2))
-        processes = [context.Process(target=endless, args=(str(tmp_path / "set"), k, world)) for k in range(world)]
+        world, folder, (heard, begun) = chance.choice((1, 2)), tmp_path / "set", context.Pipe(duplex=False)
+        processes = [context.Process(target=work, args=(folder, rank, world, begun)) for rank in range(world)]
         for process in processes:
             process.start()
-        while not (tmp_path / "set").exists():
-            time.sleep(0.001)  # the first one still imports
-        time.sleep(random_.uniform(0, lasts / 8))
+        for _ in processes:
+            heard.recv()
+        least = stages[-1] + chance.choice((0, 1, 2))
+        while finished(folder) < least and any(process.is_alive() for process in processes):
+            time.sleep(lasts / 400)
+        time.sleep(chance.uniform(0, lasts / 20))
         for process in processes:
             process.kill()
             process.join()
             hit += process.exitcode == -signal.SIGKILL
-        now = len(list((tmp_path / "set" / "manifest").glob("*.json")))
-        assert now >= shards
-        shards = now
-        if shards == 20:
-            assert tree(tmp_path / "set").keys() >= tree(tmp_path / "whole").keys()
-            endless(str(tmp_path / "set"), 0, 1)
-            assert tree(tmp_path / "set") == tree(tmp_path / "whole")
-            shutil.rmtree(tmp_path / "set")
-            shards = 0
-    endless(str(tmp_path / "set"), 0, 1)
-    assert tree(tmp_path / "set") == tree(tmp_path / "whole")
+        assert finished(folder) >= stages[-1]
+        stages.append(finished(folder))
+        if stages[-1] == 40 or hit >= kills:
+            work(folder)
+            assert tree(folder) == expected
+            shutil.rmtree(folder)
+            stages.append(0)
+    assert len({*stages}) > 2, "the kills found nobody at work"
 
 
 def test_the_same_command_given_three_times_at_once_does_no_harm(tmp_path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["scoresolve", __name__])
-    processes = [context.Process(target=endless, args=(str(tmp_path / "set"), 0, 1)) for _ in range(3)]
+    context = forked()
+    processes = [context.Process(target=work, args=(tmp_path / "set",)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    endless(str(tmp_path / "whole"), 0, 1)
+    work(tmp_path / "whole")
     assert tree(tmp_path / "set") == tree(tmp_path / "whole")
