@@ -44,7 +44,10 @@ def test_calls_are_counted_and_the_manifest_says_what_there_is(tmp_path) -> None
     made = ss.sample_to(net, tmp_path, **TINY)
     assert made.nfe == net.nfe == 2 * 2
     assert (made.count, made.shards, made.made, made.missing) == (5, 2, (0, 1), ())
+    left = tmp_path / ".partial" / "1.0123.part"  # by a process that was killed when another had made the shard
+    left.touch()
     again = ss.sample_to(net, tmp_path, **TINY)
+    assert not left.exists()
     assert (again.nfe, again.made, net.nfe) == (0, (), 4)
     entry = json.loads((tmp_path / "manifest" / "00001.json").read_text())
     assert entry["indices"] == [3, 4]
