@@ -18,12 +18,10 @@ from .lifting import lift
 from .shooting import Features, Shooting
 from .student import Student
 
-SCOUTS, FINALISTS = 8, 3
-"""How many descents begin, and how many of them go on."""
-SCOUTING, DESCENT = 6, 60
-"""Steps of the first round, and of the second at most."""
-SHARE, FEWEST = 0.25, 128
-"""Of the starts that the first round is fitted to, and the fewest."""
+ROUNDS = ((12, 6, 0.25), (6, 14, 0.25), (3, 60, 1.0))
+"""(how many descents, steps at most, share of the starts to fit) of each round; the best held out go on."""
+FEWEST = 128
+"""Starts to fit, however small the share."""
 Part = Literal["train", "held_out"]
 
 
@@ -111,18 +109,19 @@ def search(task: Task, nfe: int, shorter: Student | None, tick: Callable[[], obj
     )  # fmt: skip
     require(bool(trials), f"a published solver that takes nfe={nfe} calls on this process")
     before = task.purse.spent + len(trials) * nfe * len(lesson.held_out.x)
-    few, train, held_out = task.shooting("train", SHARE), task.shooting("train"), task.shooting("held_out")
+    held_out = task.shooting("held_out")
+    fitted = [task.shooting("train", share) for _, _, share in ROUNDS]
 
     def go_on() -> bool:
-        task.purse.spent = before + few.spent + train.spent + held_out.spent
+        task.purse.spent = before + held_out.spent + sum(train.spent for train in fitted)
         tick()
         return task.purse.open
 
-    scouts = [begin(few, held_out, student) for student in _beginnings(task, trials, shorter)]
-    scouts = [descend(few, held_out, scout, SCOUTING, go_on) for scout in scouts]
-    finalists = [begin(train, held_out, scout.best) for scout in sorted(scouts, key=_promise)[:FINALISTS]]
-    finished = [descend(train, held_out, fit, DESCENT, go_on) for fit in finalists]
-    best = min(finished, key=_promise)
+    students = _beginnings(task, trials, shorter)
+    for train, (count, steps, _) in zip(fitted, ROUNDS, strict=True):
+        fits = [descend(train, held_out, begin(train, held_out, student), steps, go_on) for student in students[:count]]
+        students = [fit.best for fit in sorted(fits, key=_promise)]
+    best = min(fits, key=_promise)
     go_on()
     if best.held_out >= trials[0].error:
         return Found(None, trials[0].error, trials[0].median, trials)
@@ -136,9 +135,9 @@ def _promise(fit: Fit) -> float:
 
 def _beginnings(task: Task, trials: Sequence[Trial], shorter: Student | None) -> list[Student]:
     sde = task.lesson.models[0].sde
-    scouts = diverse([trial for trial in trials if trial.error < float("inf")], SCOUTS)
+    scouts = diverse([trial for trial in trials if trial.error < float("inf")], ROUNDS[0][0])
     students = [lift(trial.table, sde, task.labels) for trial in scouts]
     if shorter is not None:
         gaps = -torch.diff(torch.tensor([*shorter.places, shorter.last_place]))
-        students += [shorter.grown(int(call)) for call in gaps.topk(min(2, len(gaps))).indices]
+        students = [*(shorter.grown(int(call)) for call in gaps.topk(min(2, len(gaps))).indices), *students]
     return students
