@@ -38,6 +38,7 @@ from .sde import SDE
 from .solution import Solution, Step
 from .table import Table
 from .tuning import tune
+from .zero_terminal import ZeroTerminalVPSDE
 
 __version__ = "0.1.0"
 
@@ -47,8 +48,8 @@ __all__ = [
     "LinearOperator", "LogLikelihood", "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome", "PathSource",
     "Picard", "ProbabilityFlow", "QuasiRandom", "RectifiedFlow", "Refinement", "Replacement", "ReverseSDE", "Row",
     "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError",
-    "StillSource", "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "capture", "classifier_guidance",
-    "decode", "default_solver", "dequantise", "encode", "exact", "get_solver", "grids", "interpolate", "log_likelihood",
-    "losses", "operators", "posterior_guidance", "quadrature", "registry", "resampled", "sample", "solver", "solvers",
-    "threshold", "tune", "variational_bound",
+    "StillSource", "SubVPSDE", "Table", "VariationalBound", "ZeroTerminalVPSDE", "backend", "build_table", "capture",
+    "classifier_guidance", "decode", "default_solver", "dequantise", "encode", "exact", "get_solver", "grids",
+    "interpolate", "log_likelihood", "losses", "operators", "posterior_guidance", "quadrature", "registry", "resampled",
+    "sample", "solver", "solvers", "threshold", "tune", "variational_bound",
 ]  # fmt: skip
