@@ -21,6 +21,7 @@ from .designed import Antithetic, QuasiRandom
 from .divergence import Divergence
 from .dynamics import ProbabilityFlow, ReverseSDE
 from .errors import BudgetError, NetworkOutputError, NonFiniteError, ScoreSolveError, StepUnderflowError
+from .integrations.loading import from_diffusers
 from .inverse import Replacement, posterior_guidance, resampled
 from .latents import decode, interpolate
 from .likelihood import LogLikelihood, dequantise, log_likelihood
@@ -49,7 +50,7 @@ __all__ = [
     "Picard", "ProbabilityFlow", "QuasiRandom", "RectifiedFlow", "Refinement", "Replacement", "ReverseSDE", "Row",
     "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError",
     "StillSource", "SubVPSDE", "Table", "VariationalBound", "ZeroTerminalVPSDE", "backend", "build_table", "capture",
-    "classifier_guidance", "decode", "default_solver", "dequantise", "encode", "exact", "get_solver", "grids",
-    "interpolate", "log_likelihood", "losses", "operators", "posterior_guidance", "quadrature", "registry", "resampled",
-    "sample", "solver", "solvers", "threshold", "tune", "variational_bound",
+    "classifier_guidance", "decode", "default_solver", "dequantise", "encode", "exact", "from_diffusers", "get_solver",
+    "grids", "interpolate", "log_likelihood", "losses", "operators", "posterior_guidance", "quadrature", "registry",
+    "resampled", "sample", "solver", "solvers", "threshold", "tune", "variational_bound",
 ]  # fmt: skip
