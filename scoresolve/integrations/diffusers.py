@@ -39,7 +39,7 @@ class ScoreSolveOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):
+class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """A table as a scheduler: ``pipe.scheduler = ScoreSolveScheduler.from_config(pipe.scheduler.config, solver=...)``.
 
     Args:
@@ -73,7 +73,7 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):
     _returned: Tensor | None
     _version: int | None
 
-    @register_to_config  # type: ignore[no-untyped-call, untyped-decorator]
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         num_train_timesteps: int = 1000,
@@ -111,7 +111,7 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):
         self.model = self._model(clip, whole_timesteps)
         self._maker = TableMaker.of(self.config, self.schedule, self.model, solver)
         if self._maker.fixed is not None:
-            self.register_to_config(solver=json.loads(self._maker.fixed.to_json()))
+            self.register_to_config(solver=json.loads(self._maker.fixed.to_json()))  # type: ignore[no-untyped-call]
         self._adopt(self._maker.table(10 if self._maker.fixed is None else None, mu=0.0), None)
 
     # -- what pipelines call ------------------------------------------------------------------------------------
