@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -46,12 +47,23 @@ class ExactNetwork(torch.nn.Module):
     ) -> None:
         super().__init__()
         channels, *_, size = law.shape
-        self.config = SimpleNamespace(sample_size=size, in_channels=channels, out_channels=channels * (1 + variance))
+        self.config = SimpleNamespace(
+            sample_size=size, in_channels=channels, out_channels=channels * (1 + variance), patch_size=2,
+            time_cond_proj_dim=None, addition_time_embed_dim=8, guidance_embeds=False, _diffusers_version="0.42.1",
+        )  # fmt: skip
+        self.add_embedding = SimpleNamespace(linear_1=SimpleNamespace(in_features=6 * 8 + 16))  # SDXL looks here
         self.exact, self.predicts, self.clock, self.variance = law.model(sde), predicts, clock, variance
         self.asked: list[Tensor] = []
 
-    def forward(self, sample: Tensor, timestep: Any, return_dict: bool = True, **_: Any) -> Any:
+    def cache_context(self, name: str) -> Any:
+        """Flux asks for one."""
+        return contextlib.nullcontext()
+
+    def forward(
+        self, sample: Any = None, timestep: Any = None, return_dict: bool = True, hidden_states: Any = None, **_: Any
+    ) -> Any:
         """The exact answer, in the sample's dtype."""
+        sample = hidden_states if sample is None else sample
         label = torch.as_tensor(timestep)
         self.asked.append(label.flatten()[0])
         t = self.clock(label.double()).expand(len(sample))
@@ -59,3 +71,17 @@ class ExactNetwork(torch.nn.Module):
         answer = torch.cat([answer, answer], dim=1) if self.variance else answer
         answer = answer.to(sample.dtype)
         return SimpleNamespace(sample=answer) if return_dict else (answer,)
+
+
+def vae() -> Any:
+    """A tiny autoencoder."""
+    return seeded(
+        lambda: diffusers.AutoencoderKL(
+            block_out_channels=[4, 8],
+            norm_num_groups=2,
+            latent_channels=4,
+            sample_size=16,
+            down_block_types=["DownEncoderBlock2D"] * 2,
+            up_block_types=["UpDecoderBlock2D"] * 2,
+        )
+    )

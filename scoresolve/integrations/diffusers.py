@@ -8,7 +8,7 @@ diffusers, the input scaled by ``scale_model_input``. A pipeline sees one timest
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..conditioning import threshold
+from ..errors import unknown
 from ..model import ScoreModel
+from ..noise import SOLVER, SampleStreams
 from ..predictions import truth
 from ..table import Table
 from ..watch import version_of
@@ -50,10 +52,12 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             grid; of a flow uniform times, shifted once.
         whole_timesteps: ask at whole indices only, for networks that look them up in a table.
         clip: keep the data prediction in [-clip, clip]. A ``clip_sample`` of other schedulers is not taken over.
+        seed: draw the noise that ``ss.sample`` draws for it, in place of the pipeline's ``generator``.
         All others are those of diffusers' schedulers, and ``from_config`` takes them from any of these.
 
     ``num_inference_steps`` are steps; ``len(scheduler.timesteps)`` network calls. Noise comes from the pipeline's
-    ``generator``, one for all or a list with one for each sample, as elsewhere in diffusers.
+    ``generator``, one for all or a list with one for each sample. Pipelines that hand it none (DiT, SD3, Flux) leave a
+    stochastic solver to torch's global generator, as elsewhere in diffusers: give it a ``seed``.
 
     Raises: ValueError, TypeError at construction for what cannot be run.
 
@@ -105,6 +109,7 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         grid: str | None = None,
         whole_timesteps: bool = False,
         clip: float | None = None,
+        seed: int | None = None,
     ) -> None:
         self.schedule: Schedule = schedule_of(self.config)
         self._mailbox = Mailbox()
@@ -118,8 +123,16 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """A scheduler for the network that a configuration of diffusers describes; keywords go before it."""
-        return super().from_config(adopted(config), return_unused_kwargs, **kwargs)
+        """A scheduler for the network that a configuration of diffusers describes; keywords go before it.
+
+        Raises: TypeError for a keyword that is not one of the constructor's.
+        """
+        known = cls._get_init_keys(cls) - {"self"}  # type: ignore[no-untyped-call]
+        if not return_unused_kwargs:
+            for name in kwargs.keys() - known:
+                raise TypeError(unknown("keyword", name, known))
+        said = {key: value for key, value in adopted(config).items() if key in known}
+        return super().from_config(said, return_unused_kwargs, **kwargs)
 
     def set_timesteps(
         self,
@@ -163,7 +176,7 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if eta and eta != own:
             raise ValueError(f"eta={eta:g} is an option of the solver: solver_options={{'eta': {eta:g}}}, got {own}")
         stepper = self._at(timestep, sample)
-        y, data = stepper.answer(model_output, lambda like: _normal(like, generator))
+        y, data = stepper.answer(model_output, self._noise(len(sample), generator))
         following = y.to(sample.dtype, copy=True)
         self._returned, self._version = following, version_of(following)
         if not return_dict:
@@ -264,8 +277,10 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         times: Tensor = self.schedule.times(torch.as_tensor(timesteps).double())
         return times
 
-
-def _normal(like: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
-    """Noise as pipelines draw it: a list of generators has one for each sample."""
-    noise: Tensor = randn_tensor(like.shape, generator=generator, device=like.device, dtype=like.dtype)
-    return noise
+    def _noise(self, batch: int, generator: Any) -> Callable[[int, Tensor], Tensor]:
+        """Noise of a call: as ``ss.sample`` draws it for the seed, or as pipelines do; a list has one for a sample."""
+        seed = self.config["seed"]
+        if seed is not None:
+            streams = SampleStreams(seed, range(batch))
+            return lambda number, like: streams.draw(SOLVER, number, like)
+        return lambda number, like: randn_tensor(like.shape, generator=generator, device=like.device, dtype=like.dtype)

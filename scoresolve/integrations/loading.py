@@ -48,7 +48,7 @@ def from_diffusers(
         dtype, device: of a network that is read from a directory.
 
     Returns: a ``ScoreModel`` on ``DiscreteVPSDE`` or ``ZeroTerminalVPSDE`` (tables of betas), ``RectifiedFlow`` (flow
-    matching), ``EDM``, ``VESDE`` or ``VPSDE``, around the network as it is, in evaluation mode. What the network wants
+    matching), ``EDM``, ``VESDE`` or ``VPSDE``, around the network as it is, in its own mode. What the network wants
     beside x and time is bound with ``model.condition``, guidance with ``model.guide``. Learned variances are cut off.
 
     Raises: ValueError for schedulers and networks that are not known, ImportError without diffusers.
@@ -64,7 +64,6 @@ def from_diffusers(
     """
     net, config = _read(source, scheduler, dtype, device)
     schedule = schedule_of(config)
-    net.eval()
     wrapped: nn.Module = DiffusersNetwork(net)
     if schedule.sigma_data is not None:
         require(predicts is None and time is None, "predicts and time of an EDM network as its configuration has them")
@@ -134,7 +133,7 @@ def _read_directory(path: Path, scheduler: Any, dtype: Any, device: Any) -> tupl
         require(scheduler is not None, f"scheduler=, or scheduler_config.json in one of {[str(one) for one in beside]}")
     from diffusers import AutoModel
 
-    where = _file(folder, "config.json").parent
+    where = str(_file(folder, "config.json").parent)
     load: Callable[..., nn.Module] = AutoModel.from_pretrained
     net = load(where, torch_dtype=dtype, use_safetensors=True)
     return net.to(device) if device is not None else net, config_of(scheduler)

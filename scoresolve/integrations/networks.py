@@ -22,7 +22,7 @@ class DiffusersNetwork(nn.Module):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.training = net, net.training
 
     def forward(self, x: Tensor, label: Tensor, **conditioning: Any) -> Tensor:
         """The mean that the network predicts, (batch, ...)."""

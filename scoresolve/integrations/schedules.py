@@ -101,7 +101,7 @@ def schedule_of(config: Config) -> Schedule:
     >>> schedule_of({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}).sde
     RectifiedFlow()
     """
-    name = str(config.get("_class_name", ""))
+    name = class_of(config)
     if name in REFUSED:
         raise ValueError(f"{name} cannot be taken over: {REFUSED[name]}")
     said = config.get("prediction_type") or "epsilon"
@@ -127,7 +127,7 @@ def schedule_of(config: Config) -> Schedule:
 
 def kind_of(config: Config) -> Kind:
     """Which family a configuration belongs to. Raises: ValueError if its keys name none."""
-    name = str(config.get("_class_name", ""))
+    name = class_of(config)
     flows = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
     if flows or name.startswith("FlowMatch"):
         return "flow"
@@ -135,10 +135,23 @@ def kind_of(config: Config) -> Kind:
         return "edm"
     if config.get("trained_betas") is not None or config.get("beta_schedule") is not None:
         return "table"
+    if config.get("shift") is not None:
+        return "flow"
     if config.get("beta_min") is not None:
         return "vp"
     require(config.get("snr") is not None, f"a schedule among the keys of {name or 'the configuration'}; {_HOW}")
     return "ve"
+
+
+def class_of(config: Config) -> str:
+    """The class that a configuration is of, as far as it is said or seen: that of a scheduler in memory has no name."""
+    if "_class_name" in config:
+        return str(config["_class_name"])
+    if "clip_denoised" in config:
+        return "CMStochasticIterativeScheduler"
+    if {"sigma_data", "solver_order"} <= config.keys() and "algorithm_type" not in config:
+        return "CosineDPMSolverMultistepScheduler"
+    return ""
 
 
 _HOW = "beta_schedule or trained_betas (tables), FlowMatch... (flows), sigma_data (EDM), beta_min, snr (score SDEs)"

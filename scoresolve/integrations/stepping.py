@@ -50,10 +50,10 @@ class Stepper:
         self.x = self.y = x
         self.number = 0
 
-    def answer(self, output: Tensor, draw: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def answer(self, output: Tensor, draw: Callable[[int, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Take the network's output at y through the row; returns the next y, and the data predicted at the old.
 
-        Args: output, shaped as y (or with a variance beside it); draw, standard normal noise like a tensor.
+        Args: output, shaped as y (or with a variance beside it); draw, standard normal noise of a call, like a tensor.
         """
         number, row = self.number, self.table.rows[self.number]
         self.mailbox.answer = output
@@ -61,7 +61,7 @@ class Stepper:
         data = self.model.evaluate(self.y, row.t, "data")
         self.mailbox.answer = None
         if row.normals:
-            self.normals = [draw(self.x) if row.draws else None, *self.normals[: self.kept - 1]]
+            self.normals = [draw(number, self.x) if row.draws else None, *self.normals[: self.kept - 1]]
         moved = self.registers.commit(number, self.x)
         self.x = accumulate(moved, row.noise, cast(list[Tensor], self.normals), fresh=moved is not self.x)
         y = self.registers.propose(number, self.x)
