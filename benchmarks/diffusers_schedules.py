@@ -1,4 +1,4 @@
-"""Our float64 schedules beside diffusers' float32 tables: ``python benchmarks/diffusers_schedules.py`` writes a CSV.
+"""Our float64 schedules beside diffusers' float32 tables: ``python benchmarks/diffusers_schedules.py`` writes two CSVs.
 
 Every scheduler class of the installed diffusers with a table of betas, on every schedule that it knows, as it is and
 rescaled to zero signal; and the noise levels of its flow-matching and EDM schedulers.
@@ -27,6 +27,7 @@ from scoresolve.integrations.schedules import REFUSED, schedule_of
 from scoresolve.integrations.timesteps import grid_of, published_flow_times
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "assets" / "diffusers_schedules.csv"
+SUMMARY = OUT.with_name("diffusers_parity.csv")
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "exp", "laplace", "trained_betas")
 STEPS = 10
 FLOWS: dict[str, dict[str, Any]] = {
@@ -132,6 +133,12 @@ def main() -> None:
         writer.writeheader()
         for row in rows:
             writer.writerow({**asdict(row), "error": f"{row.error:.2g}"})
+    with SUMMARY.open("w", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(["scheduler", "schedules", "compared", "largest difference"])
+        for name in dict.fromkeys(row.scheduler for row in rows):
+            found = [row for row in rows if row.scheduler == name]
+            lines.writerow([f"`{name}`", len(found), found[0].compared, f"{max(row.error for row in found):.1e}"])
     print(f"{len(rows)} schedules of {len({row.scheduler for row in rows})} classes, to {OUT}")
 
 

@@ -151,6 +151,7 @@ def test_saved_schedulers_come_back_and_tables_with_them(tmp_path: Path) -> None
     named = ScoreSolveScheduler(solver="DPM++ 2M Karras", solver_options={"start": "high"}, clip=1.0)
     named.save_pretrained(tmp_path / "named")
     assert ScoreSolveScheduler.from_pretrained(tmp_path / "named").table == named.table
+    assert ScoreSolveScheduler.from_config(named.config).table == named.table
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers', of numpy

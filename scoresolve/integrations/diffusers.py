@@ -176,7 +176,7 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if eta and eta != own:
             raise ValueError(f"eta={eta:g} is an option of the solver: solver_options={{'eta': {eta:g}}}, got {own}")
         stepper = self._at(timestep, sample)
-        y, data = stepper.answer(model_output, self._noise(len(sample), generator))
+        y, data = stepper.answer(model_output, self._noise(generator))
         following = y.to(sample.dtype, copy=True)
         self._returned, self._version = following, version_of(following)
         if not return_dict:
@@ -265,6 +265,8 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if stepper is None:
             self._first = self._row(timestep)
             table = self.table if self._first == 0 else self._maker.rest(self.table, self._first)
+            seed = self.config["seed"]
+            self._streams = None if seed is None else SampleStreams(seed, range(len(x)))
             stepper = self._stepper = Stepper(table, self.model, self._mailbox, x)
         elif stepper.done:
             raise ValueError("the run is over, all its timesteps are done: call set_timesteps before another")
@@ -277,10 +279,9 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         times: Tensor = self.schedule.times(torch.as_tensor(timesteps).double())
         return times
 
-    def _noise(self, batch: int, generator: Any) -> Callable[[int, Tensor], Tensor]:
+    def _noise(self, generator: Any) -> Callable[[int, Tensor], Tensor]:
         """Noise of a call: as ``ss.sample`` draws it for the seed, or as pipelines do; a list has one for a sample."""
-        seed = self.config["seed"]
-        if seed is not None:
-            streams = SampleStreams(seed, range(batch))
+        streams = self._streams
+        if streams is not None:
             return lambda number, like: streams.draw(SOLVER, number, like)
         return lambda number, like: randn_tensor(like.shape, generator=generator, device=like.device, dtype=like.dtype)

@@ -33,11 +33,12 @@ def adopted(config: Any) -> dict[str, Any]:
         case "flow":
             said |= {"prediction_type": "flow_prediction", "shift": said.get("flow_shift") or said.get("shift") or 1.0}
         case "edm":
-            low_high = schedule_of(said).sde
-            said |= {"sigma_min": low_high.t_eps, "sigma_max": low_high.t_max, "beta_schedule": None}
+            levels = schedule_of(said).sde
+            said |= {"sigma_min": levels.t_eps, "sigma_max": levels.t_max, "beta_schedule": None}
             said["sigma_data"] = said.get("sigma_data") or 1.0
             said["use_karras_sigmas"] = bool(said.get("use_karras_sigmas") or said.get("sigma_schedule") == "karras")
-            said["use_exponential_sigmas"] = said.get("sigma_schedule") == "exponential"
+            exponential = said.get("use_exponential_sigmas") or said.get("sigma_schedule") == "exponential"
+            said["use_exponential_sigmas"] = bool(exponential)
         case "ve" | "vp":
             raise ValueError(f"{said.get('_class_name')} belongs to pipelines of its own: use ss.from_diffusers(...)")
     prediction = PREDICTIONS[said.get("prediction_type") or "epsilon"]
