@@ -1,7 +1,8 @@
-"""Our float64 schedules beside diffusers' float32 tables: ``python benchmarks/diffusers_schedules.py`` writes two CSVs.
+"""Our float64 schedules beside diffusers' float32 tables: ``python benchmarks/diffusers_schedules.py`` writes CSVs.
 
 Every scheduler class of the installed diffusers with a table of betas, on every schedule that it knows, as it is and
-rescaled to zero signal; and the noise levels of its flow-matching and EDM schedulers.
+rescaled to zero signal; and the noise levels of its flow-matching and EDM schedulers. Then what their schedulers and
+ours make of a network that is exact: how far the standard deviation of the samples is from that of the data.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import csv
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,10 @@ if not __package__:  # run as a script: the folder above holds both packages
 
 import diffusers
 import numpy as np
+import torch
 
 import scoresolve as ss
+from scoresolve.integrations.diffusers import ScoreSolveScheduler
 from scoresolve.integrations.loading import config_of
 from scoresolve.integrations.schedules import REFUSED, schedule_of
 from scoresolve.integrations.timesteps import grid_of, published_flow_times
@@ -38,6 +42,24 @@ FLOWS: dict[str, dict[str, Any]] = {
     "shift 3, terminal 0.1": {"shift": 3.0, "shift_terminal": 0.1},
 }
 MU = 0.8
+MEAN, STD, BUDGETS = 0.3, 0.25, (5, 10, 20, 50)
+
+
+def _theirs(name: str, **options: Any) -> Any:
+    return getattr(diffusers, name)(**options)
+
+
+SPREADS: dict[str, Callable[[], Any]] = {
+    "`DDIMScheduler`": partial(_theirs, "DDIMScheduler", clip_sample=False),
+    "`DPMSolverMultistepScheduler`": partial(_theirs, "DPMSolverMultistepScheduler"),
+    "the same, `use_karras_sigmas=True`": partial(_theirs, "DPMSolverMultistepScheduler", use_karras_sigmas=True),
+    "`UniPCMultistepScheduler`": partial(_theirs, "UniPCMultistepScheduler"),
+    **{
+        f'`ScoreSolveScheduler(solver="{name}")`': partial(ScoreSolveScheduler, solver=name)
+        for name in ("ddim", "dpmpp_2m", "unipc_3", "flow_abm_2")
+    },
+}
+"""Schedulers with their defaults, all of one call a step."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +143,18 @@ def parities() -> list[Parity]:
         return [*found, *flows(), *preconditioned()]
 
 
+def spread(scheduler: Any, steps: int, samples: int = 200_000) -> float:
+    """How far the standard deviation of samples of N(MEAN, STD^2) is off, relative to it, with an exact network."""
+    law = ss.exact.Gaussian(torch.full((2,), MEAN), STD**2)
+    model = law.model(ss.DiscreteVPSDE.linear())
+    x = torch.randn(samples // 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        noise = model.noise(scheduler.scale_model_input(x, t), (float(t) + 1) / 1000)
+        x = scheduler.step(noise, t, x).prev_sample
+    return float(x.std()) / STD - 1
+
+
 def _relative(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours / theirs - 1).max())
 
@@ -139,6 +173,12 @@ def main() -> None:
         for name in dict.fromkeys(row.scheduler for row in rows):
             found = [row for row in rows if row.scheduler == name]
             lines.writerow([f"`{name}`", len(found), found[0].compared, f"{max(row.error for row in found):.1e}"])
+    with warnings.catch_warnings(), OUT.with_name("diffusers_gaussian.csv").open("w", newline="") as file:
+        warnings.simplefilter("ignore")  # deprecations inside diffusers
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(["steps", *BUDGETS])
+        for name, make in SPREADS.items():
+            lines.writerow([name, *(f"{100 * spread(make(), steps):+.1f} %" for steps in BUDGETS)])
     print(f"{len(rows)} schedules of {len({row.scheduler for row in rows})} classes, to {OUT}")
 
 

@@ -65,10 +65,8 @@ class ZeroTerminalVPSDE(DiscreteVPSDE):
         return -2 * self._alpha(t).log()
 
     def _time(self, lam: Tensor) -> Tensor:
-        alpha = torch.sigmoid(2 * lam).sqrt()
-        early = self._lost.place(torch.sigmoid(-2 * lam) / (1 + alpha)) / self.N  # u = sigma^2 / (1 + alpha)
-        late = 1 - self._kept.place(alpha) / self.N
-        return torch.where(alpha < 0.5, late, early)
+        lost = torch.sigmoid(-2 * lam) / (1 + torch.sigmoid(2 * lam).sqrt())  # u = sigma^2 / (1 + alpha)
+        return self._lost.place(lost) / self.N
 
     def __repr__(self) -> str:
         return f"ZeroTerminalVPSDE(<{self.N} betas, {self.betas[0]:.6g} to {self.betas[-2]:.6g} and 1>)"

@@ -25,6 +25,8 @@ def test_the_clock_inverts_to_rounding_up_to_both_ends() -> None:
     times = np.concatenate([np.geomspace(1e-6, 0.5, 200), 1 - np.geomspace(1e-6, 0.4, 200)])
     assert np.abs(SDE.time(SDE.lam(times)) - times).max() < 1e-12
     assert np.abs(SDE.time(SDE.lam(times)) / times - 1).max() < 1e-9
+    late = 1 - np.geomspace(1e-9, 1e-3, 50)
+    assert np.abs((1 - SDE.time(SDE.lam(late))) / (1 - late) - 1).max() < 1e-6
     assert SDE.time(-np.inf) == 1.0
     assert np.abs(SDE.alpha(times) ** 2 + SDE.sigma(times) ** 2 - 1).max() < 1e-14
 
