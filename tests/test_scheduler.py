@@ -171,6 +171,18 @@ def test_what_a_class_has_by_default_is_taken_over_and_typing_errors_are_not() -
         ScoreSolveScheduler(solver="ddim").step(start(), 999, start(), eta=1.0)
 
 
+def test_the_default_is_that_of_sample_at_every_number_of_steps() -> None:
+    scheduler, net = ScoreSolveScheduler(), exact()
+    for steps in (5, 20):
+        scheduler.set_timesteps(steps)
+        assert scheduler.table.solver == ss.default_solver(steps)
+        assert (loop(scheduler, net, start()) - ours(net, None, steps=steps)).abs().max() < 1e-5
+    scheduler.set_timesteps(20)
+    scheduler.set_begin_index(15)  # the rest of 20 steps, not a run of 5
+    scheduler.step(start(), scheduler.timesteps[15], start())
+    assert scheduler._stepper.table.solver == ss.default_solver(20)
+
+
 def test_times_that_a_pipeline_asks_for() -> None:
     scheduler = ScoreSolveScheduler(solver="dpmpp_2m")
     scheduler.set_timesteps(timesteps=[900, 500, 100])

@@ -46,7 +46,8 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     Args:
         solver: a name of ``ss.solvers()`` or one that others use ("DPM++ 2M Karras"), a ``Table`` (a tuned one, or one
-            of your own), or the path of its JSON. Adaptive solvers cannot be schedulers.
+            of your own), or the path of its JSON. Default: that of ``ss.sample`` for the number of steps
+            (``ss.default_solver``). Adaptive solvers cannot be schedulers.
         solver_options: the solver's own options, such as ``{"eta": 0.5}``.
         grid: a name of ``ss.grids.GRIDS``; "config" for the times that diffusers would take. Default: the solver's own
             grid; of a flow uniform times, shifted once.
@@ -104,7 +105,7 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         sigma_min: float | None = None,
         sigma_max: float | None = None,
         sigma_data: float | None = None,
-        solver: str | Table | Mapping[str, Any] = "unipc_3",
+        solver: str | Table | Mapping[str, Any] | None = None,
         solver_options: Mapping[str, Any] | None = None,
         grid: str | None = None,
         whole_timesteps: bool = False,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ..defaults import default_solver
 from ..errors import require, whole_number
 from ..grids import GridLike
 from ..model import ScoreModel
@@ -50,8 +51,8 @@ def adopted(config: Any) -> dict[str, Any]:
 
 
 def table_from(solver: Any) -> Table | None:
-    """The table that a scheduler is given as its solver: itself, its JSON's content or path; None for a name."""
-    if isinstance(solver, Table):
+    """The table that a scheduler is given as its solver: itself, its JSON's content or path; None otherwise."""
+    if solver is None or isinstance(solver, Table):
         return solver
     if isinstance(solver, Mapping):
         return Table.from_json(json.dumps(dict(solver)))
@@ -66,7 +67,7 @@ class TableMaker:
 
     Attributes:
         config: the scheduler's. schedule, model: what it says of the network.
-        solver: a registered name, or "" with a table. options: the solver's.
+        solver: a registered name; "" for the default at each number of steps, or with a table. options: the solver's.
         grid: a name, "config", or None.
         fixed: the table that is the solver.
     """
@@ -86,6 +87,7 @@ class TableMaker:
         maker = cls(config, schedule, model, "", options, grid, table_from(solver))
         if maker.fixed is not None:
             check_table(maker.fixed, model, None, {"grid": grid, "solver_options": options or None})
+        if maker.fixed is not None or solver is None:
             return maker
         preset = resolve(solver)
         info = get_solver(preset.solver)
@@ -111,7 +113,8 @@ class TableMaker:
         if levels is not None and not self._customary(levels):
             return self._on(self._times_of(levels, mu))
         steps = len(levels) if steps is None and levels is not None else steps
-        return self._on(self._named(mu), whole_number("num_inference_steps", steps))
+        steps = whole_number("num_inference_steps", steps)
+        return self._on(self._named(steps, mu), steps)
 
     def rest(self, table: Table, row: int) -> Table:
         """The table of the same run begun at one of its calls, without the outputs of those before."""
@@ -123,26 +126,29 @@ class TableMaker:
             )
         if self.fixed is not None:
             return replace(table, rows=table.rows[row:], start=table.rows[row].t)
-        found = self._on(table.times[starts.index(row) :])
+        found = self._on(table.times[starts.index(row) :], solver=self.solver or table.solver)
         same = [each.t for each in found.rows] == [each.t for each in table.rows[row:]]
         require(same, f"a solver whose calls do not depend on where it begins, {table.solver!r} makes others")
         return found
 
-    def _on(self, grid: GridLike, steps: int | None = None) -> Table:
-        model = self.model
-        request = Request(model, get_solver(self.solver), grid, model.t_max, model.t_min, self.options)
+    def _on(self, grid: GridLike, steps: int | None = None, solver: str = "") -> Table:
+        name, model = solver or self._solver(len(np.asarray(grid)) - 1 if steps is None else steps), self.model
+        request = Request(model, get_solver(name), grid, model.t_max, model.t_min, self.options)
         runner, _ = plan(request, steps, None)
         if not isinstance(runner, Table):
-            raise ValueError(f"expected a solver that is a table, {self.solver!r} decides as it runs: use ss.sample")
+            raise ValueError(f"expected a solver that is a table, {name!r} decides as it runs: use ss.sample")
         return runner
 
-    def _named(self, mu: float | None) -> GridLike:
+    def _solver(self, steps: int) -> str:
+        return self.solver or default_solver(steps)
+
+    def _named(self, steps: int, mu: float | None) -> GridLike:
         """The grid where a pipeline asks for no times."""
         if self.schedule.kind == "flow" and self.grid in (None, "config"):
             return partial(flow_times if self.grid is None else published_flow_times, config=self.config, mu=mu)
         if self.grid == "config":
             return spacing_of(self.config)
-        return get_solver(self.solver).grid if self.grid is None else self.grid
+        return get_solver(self._solver(steps)).grid if self.grid is None else self.grid
 
     def _customary(self, levels: np.ndarray) -> bool:
         """Whether the levels are 1, 1 - 1/n, ..., 1/n of a flow: pipelines give these where the user gives none."""
