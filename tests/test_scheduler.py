@@ -206,6 +206,26 @@ def test_times_that_a_pipeline_asks_for() -> None:
     assert (v - theirs.get_velocity(start(), start(), torch.tensor([10, 900]))).abs().max() < 1e-5
 
 
+def test_runs_begin_in_the_middle_where_steps_are_alike() -> None:
+    orders = {"ddim": 1, "heun": 2, "rk4": 4, "pndm": 1, "dpm_fast": 1}
+    for solver, order in orders.items():
+        scheduler = ScoreSolveScheduler(solver=solver)
+        scheduler.set_timesteps(7)
+        assert scheduler.order == order
+        scheduler.set_begin_index(2 * order)
+        if solver in ("pndm", "dpm_fast"):
+            with pytest.raises(ValueError, match="only if each step has as many"):
+                scheduler.step(start(), None, start())
+        else:
+            scheduler.step(start(), None, start())
+            assert scheduler._stepper.table.times.tolist() == scheduler.table.times[2:].tolist()
+        found = ScoreSolveScheduler(solver=solver)
+        found.set_timesteps(7)
+        assert found._row(found.timesteps[found._starts[3]]) == found._starts[3]
+    with pytest.raises(ValueError, match="expected one of the timesteps"):
+        found._row(987.0)
+
+
 def test_the_data_prediction_is_handed_out_and_clipped() -> None:
     scheduler, net = ScoreSolveScheduler(solver="ddim", clip=0.5), exact()
     scheduler.set_timesteps(4)

@@ -27,7 +27,7 @@ from ..noise import SOLVER, SampleStreams
 from ..predictions import truth
 from ..table import Table
 from ..watch import version_of
-from .making import TableMaker, adopted
+from .making import TableMaker, adopted, calls_per_step, step_starts
 from .networks import Preconditioned
 from .schedules import Schedule, schedule_of
 from .stepping import Mailbox, Stepper
@@ -232,13 +232,13 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         times = np.array([row.t for row in table.rows])
         labels = self.schedule.labels(times)
         levels = times if self.schedule.kind == "flow" else sde.rho(times)
-        self._labels, self._starts = labels, [0, *(n + 1 for n, row in enumerate(table.rows[:-1]) if row.s is not None)]
+        self._labels, self._starts = labels, step_starts(table)
         if self.model.time == "index":
             self.timesteps = torch.tensor(np.rint(labels), dtype=torch.int64, device=device)
         else:
             self.timesteps = torch.tensor(labels, dtype=torch.float32, device=device)
         self.sigmas = torch.tensor([*levels, 0.0], dtype=torch.float32)
-        self.order = self._starts[1] if len(self._starts) > 1 else len(table.rows)
+        self.order = calls_per_step(table) or 1
         self.init_noise_sigma = sde.prior_std(table.start)
         self._stepper = None
         self._begin_index = None

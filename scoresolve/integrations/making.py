@@ -118,11 +118,11 @@ class TableMaker:
 
     def rest(self, table: Table, row: int) -> Table:
         """The table of the same run begun at one of its calls, without the outputs of those before."""
-        starts = [0, *(number + 1 for number, each in enumerate(table.rows) if each.s is not None)]
-        if row not in starts[:-1]:
+        starts = step_starts(table)
+        if calls_per_step(table) is None or row not in starts:
             raise ValueError(
-                f"a run of {table.solver!r} can begin at the first call of a step, {starts[:-1]} of timesteps, not at "
-                f"{row}: take a solver of one call a step"
+                f"a run of {table.solver!r} begins at the first call of a step, {starts} of its timesteps, and only if "
+                f"each step has as many; not at {row}: take a solver of one call a step"
             )
         if self.fixed is not None:
             return replace(table, rows=table.rows[row:], start=table.rows[row].t)
@@ -160,6 +160,17 @@ class TableMaker:
         sde = self.model.sde
         inner = shifted(levels, self.config, mu) if self.schedule.kind == "flow" else sde.time(-np.log(levels))
         return np.append(inner, self.model.t_min)
+
+
+def step_starts(table: Table) -> list[int]:
+    """The first call of each step."""
+    return [0, *(number + 1 for number, row in enumerate(table.rows[:-1]) if row.s is not None)]
+
+
+def calls_per_step(table: Table) -> int | None:
+    """The calls of each step, but for the last one, which may do with fewer; None if steps differ."""
+    sizes = np.diff([*step_starts(table), len(table.rows)])
+    return int(sizes[0]) if (sizes[:-1] == sizes[0]).all() and sizes[-1] <= sizes[0] else None
 
 
 def _levels(sigmas: Any) -> np.ndarray:
