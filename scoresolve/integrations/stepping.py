@@ -1,4 +1,7 @@
-"""A table run one network call at a time, for loops that are not ours: the caller asks its network, and hands in."""
+"""A table run one network call at a time, for loops that are not ours: the caller asks its network, and hands in.
+
+The operations of a row are those of ``loop.py``, on the same registers, with the state kept between calls.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,7 @@ class Stepper:
         self.questions = Questions(self.model, [row.t for row in rows], table.asked, x)
         with torch.enable_grad():  # registers apart: pickled views of one buffer would come back as copies
             self.registers = Registers(rows, self.questions.a, self.questions.b, x)
+        self.registers.begin(x)
         self.kept = max(row.normals for row in rows)
         self.normals: list[Tensor | None] = []
         self.x = self.y = x
