@@ -104,8 +104,11 @@ def rows(folder: Path, names: Iterable[str], calls: Sequence[int], seeds: Sequen
         counts = [n for n in calls if n in CALLS_OF_UNSEEN.get(name, calls)]
         made = cache(partial(make, name))  # no sooner than a cell asks for it
         for count in tqdm(counts, name, leave=False):
-            bare = cell(folder, f"{name}-{count}-untuned", lambda n: untuned(made().problem, n), count)
-            runs = [cell(folder, f"{name}-{count}-{seed}", lambda *a: tuned(made(), *a), count, seed) for seed in seeds]
+            bare = cell(folder, f"{name}-{count}-untuned", lambda n: untuned(made().problem, n), count)  # noqa: B023
+            runs = [
+                cell(folder, f"{name}-{count}-{seed}", lambda *a: tuned(made(), *a), count, seed)  # noqa: B023
+                for seed in seeds
+            ]
             found.append(_line(name, count, bare, runs))
     return found
 

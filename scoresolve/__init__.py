@@ -21,6 +21,7 @@ from .designed import Antithetic, QuasiRandom
 from .divergence import Divergence
 from .dynamics import ProbabilityFlow, ReverseSDE
 from .errors import BudgetError, NetworkOutputError, NonFiniteError, ScoreSolveError, StepUnderflowError
+from .integrations.loading import from_diffusers
 from .inverse import Replacement, posterior_guidance, resampled
 from .latents import decode, interpolate
 from .likelihood import LogLikelihood, dequantise, log_likelihood
@@ -40,6 +41,7 @@ from .shards import SampleSet, sample_to
 from .solution import Solution, Step
 from .table import Table
 from .tuning import tune
+from .zero_terminal import ZeroTerminalVPSDE
 
 __version__ = "0.1.0"
 
@@ -49,9 +51,9 @@ __all__ = [
     "LinearOperator", "LogLikelihood", "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome", "PathSource",
     "Picard", "ProbabilityFlow", "QuasiRandom", "RectifiedFlow", "Refinement", "Replacement", "ReverseSDE", "Row",
     "SampleSet", "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step",
-    "StepUnderflowError", "StillSource", "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "capture",
-    "classifier_guidance", "decode", "default_solver", "dequantise", "encode", "exact", "get_solver", "grids",
-    "interpolate", "local_device", "log_likelihood", "losses", "operators", "posterior_guidance", "quadrature",
-    "registry", "resampled", "sample", "sample_to", "shards", "solver", "solvers", "threshold", "tune",
-    "variational_bound",
+    "StepUnderflowError", "StillSource", "SubVPSDE", "Table", "VariationalBound", "ZeroTerminalVPSDE", "backend",
+    "build_table", "capture", "classifier_guidance", "decode", "default_solver", "dequantise", "encode", "exact",
+    "from_diffusers", "get_solver", "grids", "interpolate", "local_device", "log_likelihood", "losses", "operators",
+    "posterior_guidance", "quadrature", "registry", "resampled", "sample", "sample_to", "shards", "solver", "solvers",
+    "threshold", "tune", "variational_bound",
 ]  # fmt: skip
