@@ -12,11 +12,13 @@ from . import solvers as _solvers  # noqa: F401 (registers them)
 from .backends import Backend, backend
 from .bound import VariationalBound, variational_bound
 from .brownian_path import BrownianPath
+from .comparison import Comparison, compare
 from .conditioning import classifier_guidance, threshold
 from .correctors import AnnealedLangevin, Corrector, Langevin
 from .custom import DiscreteVPSDE, GaussianPath
 from .defaults import default_solver
 from .designed import Antithetic, QuasiRandom
+from .diagnosis import Diagnosis, doctor
 from .divergence import Divergence
 from .dynamics import ProbabilityFlow, ReverseSDE
 from .errors import BudgetError, NetworkOutputError, NonFiniteError, ScoreSolveError, StepUnderflowError
@@ -41,12 +43,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "Antithetic", "Backend", "BrownianPath", "BudgetError",
-    "Corrector", "CosineVPSDE", "DiscreteVPSDE", "Divergence", "Failure", "GaussianPath", "Langevin", "LinearOperator",
-    "LogLikelihood", "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome", "PathSource", "Picard",
-    "ProbabilityFlow", "QuasiRandom", "RectifiedFlow", "Refinement", "Replacement", "ReverseSDE", "Row",
-    "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError",
-    "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "classifier_guidance", "decode",
-    "default_solver", "dequantise", "encode", "exact", "get_solver", "grids", "interpolate", "log_likelihood", "losses",
-    "operators", "posterior_guidance", "quadrature", "registry", "resampled", "sample", "solver", "solvers",
-    "threshold", "variational_bound",
+    "Comparison", "Corrector", "CosineVPSDE", "Diagnosis", "DiscreteVPSDE", "Divergence", "Failure", "GaussianPath",
+    "Langevin", "LinearOperator", "LogLikelihood", "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome",
+    "PathSource", "Picard", "ProbabilityFlow", "QuasiRandom", "RectifiedFlow", "Refinement", "Replacement",
+    "ReverseSDE", "Row", "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step",
+    "StepUnderflowError", "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "classifier_guidance",
+    "compare", "decode", "default_solver", "dequantise", "doctor", "encode", "exact", "get_solver", "grids",
+    "interpolate", "log_likelihood", "losses", "operators", "posterior_guidance", "quadrature", "registry", "resampled",
+    "sample", "solver", "solvers", "threshold", "variational_bound",
 ]  # fmt: skip
