@@ -7,7 +7,7 @@
 Solution(samples (16, 3, 8, 8) torch.float32, nfe=10, dpmpp_2m, t 1 -> 0.001)
 """
 
-from . import exact, grids, losses, operators, quadrature, registry
+from . import exact, grids, losses, operators, quadrature, registry, shards
 from . import solvers as _solvers  # noqa: F401 (registers them)
 from .backends import Backend, backend
 from .bound import VariationalBound, variational_bound
@@ -30,12 +30,14 @@ from .noise import NoiseSource, PathSource, SampleStreams
 from .operators import LinearOperator
 from .outcome import Failure, Outcome, Status
 from .parallel import Picard
+from .placement import local_device
 from .processes import EDM, VESDE, VPSDE, CosineVPSDE, RectifiedFlow, SubVPSDE
 from .refinement import Refinement
 from .registry import SolverInfo, build_table, get_solver, solver, solvers
 from .row import Row
 from .sampling import encode, sample
 from .sde import SDE
+from .shards import SampleSet, sample_to
 from .solution import Solution, Step
 from .table import Table
 
@@ -46,9 +48,10 @@ __all__ = [
     "Comparison", "Corrector", "CosineVPSDE", "Diagnosis", "DiscreteVPSDE", "Divergence", "Failure", "GaussianPath",
     "Langevin", "LinearOperator", "LogLikelihood", "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome",
     "PathSource", "Picard", "ProbabilityFlow", "QuasiRandom", "RectifiedFlow", "Refinement", "Replacement",
-    "ReverseSDE", "Row", "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step",
-    "StepUnderflowError", "SubVPSDE", "Table", "VariationalBound", "backend", "build_table", "classifier_guidance",
-    "compare", "decode", "default_solver", "dequantise", "doctor", "encode", "exact", "get_solver", "grids",
-    "interpolate", "log_likelihood", "losses", "operators", "posterior_guidance", "quadrature", "registry", "resampled",
-    "sample", "solver", "solvers", "threshold", "variational_bound",
+    "ReverseSDE", "Row", "SampleSet", "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo",
+    "Status", "Step", "StepUnderflowError", "SubVPSDE", "Table", "VariationalBound", "backend", "build_table",
+    "classifier_guidance", "compare", "decode", "default_solver", "dequantise", "doctor", "encode", "exact",
+    "get_solver", "grids", "interpolate", "local_device", "log_likelihood", "losses", "operators", "posterior_guidance",
+    "quadrature", "registry", "resampled", "sample", "sample_to", "shards", "solver", "solvers", "threshold",
+    "variational_bound",
 ]  # fmt: skip

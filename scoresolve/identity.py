@@ -1,0 +1,118 @@
+"""What a run is asked for, as JSON: equal where the run is the same, and to be read by people.
+
+Arrays, networks and tables are named by a hash of their content. Functions go by their names, and by the arrays and
+networks that they hold (closures, ``functools.partial``, methods); what they take from a module's globals is not seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .model import ScoreModel
+from .table import Table
+
+_DEEP = 8
+"""Objects within objects that are looked into; there may be cycles."""
+
+
+def describe(value: Any, depth: int = 0) -> Any:
+    """A value as JSON: the same for equal values, in any process.
+
+    >>> import torch
+    >>> describe({"nfe": 20, "dtype": torch.float64, "rtol": float("inf")})
+    {'nfe': 20, 'dtype': 'torch.float64', 'rtol': 'inf'}
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, np.generic):
+        return describe(value.item())
+    if isinstance(value, Table):
+        return {"table": value.solver, "sha256": table_hash(value)}
+    if isinstance(value, Tensor | np.ndarray):
+        array = torch.as_tensor(value)
+        return {"array": [str(array.dtype), *array.shape], "sha256": _array_hash(array)}
+    if isinstance(value, torch.dtype | torch.device | range):
+        return str(value)
+    if depth > _DEEP:
+        return _name(type(value))
+    if isinstance(value, torch.nn.Module):
+        return {"network": _name(type(value)), "sha256": _weights_hash(value, depth)}
+    if isinstance(value, Mapping):
+        return {str(key): describe(one, depth + 1) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(one, depth + 1) for one in value]
+    return _named(value, depth)
+
+
+def describe_model(model: ScoreModel) -> dict[str, Any]:
+    """A model: its processes, what its network is, predicts and is conditioned on."""
+    found = {
+        "network": model.net,
+        "process": model.native,
+        "along": None if model.sde is model.native else model.sde,
+        "predicts": model.predicts,
+        "time": model.time,
+        "conditioning": model.conditioning,
+        "guidance": model._guidance,
+        "refinements": model.refinements,
+    }
+    return {name: describe(value) for name, value in found.items()}
+
+
+def table_hash(table: Table) -> str:
+    """The sha256 of a table's JSON, its numbers to the last bit."""
+    return hashlib.sha256(table.to_json().encode()).hexdigest()
+
+
+def _named(value: Any, depth: int) -> Any:
+    """Types, functions and objects: a name, and what they hold."""
+    if isinstance(value, type):
+        return _name(value)
+    if isinstance(value, functools.partial):
+        return {"partial": [describe(one, depth + 1) for one in (value.func, value.args, value.keywords)]}
+    if hasattr(value, "__qualname__"):
+        cells = [cell.cell_contents for cell in getattr(value, "__closure__", None) or () if _filled(cell)]
+        # lists and mappings are where functions keep counts and caches of their own
+        kept = [
+            one
+            for one in (getattr(value, "__self__", None), *cells)
+            if one is not None and not isinstance(one, list | dict | set)
+        ]
+        return {"function": _name(value), "holds": [describe(one, depth + 1) for one in kept]}
+    names = [field.name for field in fields(value)] if is_dataclass(value) else sorted(getattr(value, "__dict__", {}))
+    held = {name: describe(getattr(value, name), depth + 1) for name in names if not name.startswith("_")}
+    return {"type": _name(type(value)), **held}
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _name(thing: Any) -> str:
+    return f"{getattr(thing, '__module__', None)}.{thing.__qualname__}"
+
+
+def _array_hash(array: Tensor) -> str:
+    content = array.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(content.numpy().data).hexdigest()
+
+
+def _weights_hash(network: torch.nn.Module, depth: int) -> str:
+    """Of names, types, shapes and values of all parameters and buffers, wherever they are."""
+    held = [[name, describe(value, depth + 1)] for name, value in sorted(network.state_dict().items())]
+    return hashlib.sha256(repr(held).encode()).hexdigest()
