@@ -96,6 +96,7 @@ def doctor(
     where every way to read the network is tried; ``nfe`` says.
 
     Raises: ValueError or TypeError for a request that makes no sense; of the network nothing is raised but reported.
+    (One that looks labels up in a table may stop an accelerator for good when it is told others: let it be on the CPU.)
 
     >>> import scoresolve as ss
     >>> law, sde = ss.exact.GaussianMixture([0.7, 0.3], [[-1.0], [1.0]], [0.05, 0.1]), ss.VPSDE()

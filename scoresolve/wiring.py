@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import ScoreSolveError
 from .exact import Gaussian
 from .labels import TimeLabel, label_of
 from .model import ScoreModel
@@ -194,8 +193,11 @@ def ask(model: ScoreModel, wiring: Wiring, x0: Tensor, scales: Sequence[float] =
         for _ in range(draws):
             noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
             states.append(view.sde.perturb(x0, t, noise=noise))
-            with torch.no_grad():
-                answers.append(view.evaluate(states[-1], t, view.predicts).clone())
+            try:
+                with torch.no_grad():
+                    answers.append(view.evaluate(states[-1], t, view.predicts).clone())
+            except Exception:  # a label that the network does not take, such as one beyond its table
+                return Asked(x0, ())
         rows.append((t, torch.cat([x0] * draws), torch.cat(states), torch.cat(answers)))
     return Asked(x0, tuple(rows))
 
@@ -228,7 +230,7 @@ def tried_on_itself(
     try:
         first = min(view.t_max, view.sde.time(DEEPEST))
         drawn = sample(view, shape, nfe=nfe, seed=0, t_max=first, dtype=like.dtype, device=like.device)
-    except (ScoreSolveError, ValueError):
+    except Exception:  # they run away, or the network does not take the label
         return wiring
     return judged(model, wiring, ask(model, wiring, drawn.samples, scales), data=False)
 

@@ -197,6 +197,18 @@ def test_modules_in_training_mode_and_in_half_precision() -> None:
     assert half["wiring"].status == "ok", str(half)
 
 
+def test_a_network_that_takes_whole_labels_only_is_tried_with_these() -> None:
+    exact = exact_net("discrete", "v", lambda index: (index + 1) / 1000)
+
+    def looks_up(x: Tensor, index: Tensor) -> Tensor:
+        return exact(x, torch.arange(1000)[index])
+
+    sde = ss.DiscreteVPSDE.linear()
+    assert ss.doctor(ss.ScoreModel(looks_up, sde, predicts="v", time="index"), SHAPE, data=data()).ok
+    wrong = ss.doctor(ss.ScoreModel(looks_up, sde, predicts="noise", time="index"), SHAPE, data=data())
+    assert wrong["wiring"].advice == 'ss.ScoreModel(net, sde, predicts="v", time="index")'
+
+
 def test_conditioning_goes_along_and_guidance_does_not() -> None:
     net = exact_net("vp", "noise")
     model = ss.ScoreModel(lambda x, t, shift: net(x - shift, t) + 0 * shift, ss.VPSDE(), predicts="noise")

@@ -45,8 +45,10 @@ def command(
 ) -> None:
     """Errors of deterministic solvers from the same noise, against the converged probability flow.
 
-    Examples: scoresolve bench my_networks:ddpm --shape 3,32,32; scoresolve bench my_networks:ddpm --shape 3,32,32
-    -s unipc_3 -s "DPM++ 2M Karras" --nfe 6,12,24 --csv errors.csv --plot errors.png
+    \b
+    Examples:
+      scoresolve bench my_networks:ddpm --shape 3,32,32
+      scoresolve bench my_networks:ddpm --shape 3,32,32 -s unipc_3 -s heun --csv errors.csv
     """
     model = load(network, sde, predicts, time, device)
     budgets, one = cast(tuple[int, ...], nfe), cast(tuple[int, ...], shape)

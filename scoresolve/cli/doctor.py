@@ -38,7 +38,11 @@ def command(
     """Check what a network predicts, how it is told the time, the scale of its data, and that it is a function.
 
     Exit code 1 if something is wrong; it then says what to write instead.
-    Example: scoresolve doctor my_networks:ddpm --shape 3,32,32 --data images.npy
+
+    \b
+    Examples:
+      scoresolve doctor my_networks:ddpm --shape 3,32,32
+      scoresolve doctor my_networks:ddpm --shape 3,32,32 --data images.npy --predicts v --time "1000*t"
     """
     model = load(network, sde, predicts, time, device)
     state = cast(torch.dtype, dtype)

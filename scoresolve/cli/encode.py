@@ -41,7 +41,10 @@ def command(
 ) -> None:
     """Take data to latents along the probability flow; with --decode and the same options, back.
 
-    Example: scoresolve encode my_networks:ddpm --data images.npy --out latents.npy
+    \b
+    Examples:
+      scoresolve encode my_networks:ddpm --data images.npy --out latents.npy
+      scoresolve encode my_networks:ddpm --data latents.npy --decode --out again.npy
     """
     model = load(network, sde, predicts, time, device)
     x = read_tensor(data, cast(torch.dtype, dtype), device)

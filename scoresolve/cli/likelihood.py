@@ -53,7 +53,10 @@ def command(
 ) -> None:
     """log p of data, in nats and in bits per dimension.
 
-    Example: scoresolve likelihood my_networks:ddpm --data images.npy --divergence hutchinson --probes 4 --levels 256
+    \b
+    Examples:
+      scoresolve likelihood my_networks:ddpm --data images.npy --divergence hutchinson --probes 4
+      scoresolve likelihood my_networks:ddpm --data images.npy --divergence hutchinson --levels 256 --nfe 50
     """
     model = load(network, sde, predicts, time, device)
     x0 = read_tensor(data, cast(torch.dtype, dtype), device, count)

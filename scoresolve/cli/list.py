@@ -35,7 +35,11 @@ def command(
 ) -> None:
     """List solvers, time grids (--grids) and the names of other libraries (--aliases).
 
-    Examples: scoresolve list --kind ode --order 3; scoresolve list "DPM++ 2M Karras"; scoresolve list --search heun
+    \b
+    Examples:
+      scoresolve list --kind ode --order 3
+      scoresolve list "DPM++ 2M Karras"
+      scoresolve list --search heun
     """
     if solver is not None:
         _one(solver, json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 import typer
 
 from ..model import ScoreModel
+from ..placement import local_device
 from ..sde import SDE
 from .options import read_time
 
@@ -28,6 +30,8 @@ def load(
     """
     found = _from_directory(target) if Path(target).is_dir() else _from_module(target)
     model = _completed(found, target, sde, predicts, time)
+    if device is None and "LOCAL_RANK" in os.environ:  # a process of torchrun: one accelerator for each
+        device = str(local_device())
     if device is not None and isinstance(model.net, torch.nn.Module):
         model.net.to(device)
     return model

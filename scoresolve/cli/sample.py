@@ -57,8 +57,11 @@ def command(
 ) -> None:
     """Draw samples into one file, or into a folder of shards that can be killed and run again.
 
-    Examples: scoresolve sample my_networks:ddpm --shape 3,32,32 --nfe 12 --out samples.npy; the same with
-    --count 50000 --out samples/ --format png
+    \b
+    Examples:
+      scoresolve sample my_networks:ddpm --shape 3,32,32 --nfe 12 --out samples.npy
+      scoresolve sample my_networks:ddpm --shape 3,32,32 --count 50000 --out samples/ --format png
+      scoresolve sample my_networks:ddpm --shape 3,32,32 -s euler_ancestral --steps 20 -o eta=0.5 --out samples.npz
     """
     model = load(network, sde, predicts, time, device)
     one = cast(tuple[int, ...], shape)
@@ -91,7 +94,8 @@ def command(
         print_json(report)
     else:
         failed = f", {len(report['failed'])} failed" if report["failed"] else ""
-        typer.echo(f"{report['count']} samples in {out}, {report['nfe']} network calls, seed {seed}{failed}")
+        shards = f" ({len(report['made'])} shards made, {len(report['missing'])} missing)" if "made" in report else ""
+        typer.echo(f"{report['count']} samples in {out}{shards}, {report['nfe']} network calls, seed {seed}{failed}")
     if report["failed"]:
         tell("error: some samples failed; --json says which, and why")
         raise typer.Exit(1)
