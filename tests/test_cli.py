@@ -64,6 +64,7 @@ def bug():
 def nan():
     return ss.ScoreModel(lambda x, t: torch.where(x[:, :1] > 0, torch.nan, -x), ss.VPSDE())
 '''
+PAGE = Path(__file__).parents[1] / "docs" / "command_line.md"
 Run = Callable[..., Any]
 
 
@@ -252,6 +253,30 @@ def test_errors_are_one_message(run: Run, line: str, code: int, message: str) ->
     assert message in plain, plain
     assert "Traceback" not in result.output
     assert not Path("a.npy").exists()
+
+
+def transcripts() -> list[tuple[str, str]]:
+    """The commands of the page, each with what it is said to print."""
+    blocks = re.findall(r"^```console\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+    parts = [part.partition("\n") for block in blocks for part in block.split("$ scoresolve ")[1:]]
+    return [(line, output) for line, _, output in parts]
+
+
+def masked(text: str) -> str:
+    """Words without their digits: the last of them are the machine's."""
+    return re.sub(r"[\d.e+-]*\d", "#", " ".join(text.split()))
+
+
+def test_the_transcripts_of_the_page_are_what_is_printed(run: Run) -> None:
+    code = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)[0]
+    Path("my_networks.py").write_text(code)
+    assert len({line.split()[0] for line, _ in transcripts()}) == len(COMMANDS)
+    for line, output in transcripts():
+        result = run(line + ("" if line.startswith("list") else " --no-progress"))
+        failed = output.startswith("error:") or "something is wrong" in output
+        assert result.exit_code == failed, result.output
+        shown = result.stderr if output.startswith("error:") else result.stdout
+        assert masked(shown) == masked(output), f"{line}\n{shown}"
 
 
 def test_debug_shows_the_traceback(run: Run) -> None:
