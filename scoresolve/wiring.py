@@ -155,11 +155,12 @@ def misfit(x0: Tensor, x: Tensor, data: Tensor) -> float:
     if not bool(torch.isfinite(left).all()):
         return 1.0
     mean = x0.mean(dim=0, keepdim=True).expand_as(x0)
-    columns = torch.stack([one.double().flatten() for one in (x, data, mean)], dim=1)
-    size = columns.norm(dim=0)
-    basis, spread, _ = torch.linalg.svd(columns / torch.where(size > 0, size, 1.0), full_matrices=False)
-    basis = basis * (spread > 1e-6 * spread[0])
-    return float((basis.T @ left).square().sum() / left.square().sum().clamp(min=1e-300))
+    columns = torch.stack([one.double().flatten() for one in (x, data, mean)])
+    columns = columns / columns.norm(dim=1, keepdim=True).clamp(min=1e-300)
+    size, axes = torch.linalg.eigh(columns @ columns.T)
+    along = axes.T @ (columns @ left)
+    taken = torch.where(size > 1e-10, along.square() / size.clamp(min=1e-10), 0.0)  # columns may be one, or zero
+    return float(taken.sum() / left.square().sum().clamp(min=1e-300))
 
 
 def levels(model: ScoreModel, std: float, scales: Sequence[float] = SCALES) -> list[float]:

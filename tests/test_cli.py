@@ -178,6 +178,23 @@ def test_a_network_is_completed_and_corrected_by_options(run: Run) -> None:
     assert len(read_sde("DiscreteVPSDE.linear(steps=50)").betas) == 50  # type: ignore[attr-defined]
 
 
+def test_a_directory_is_read_by_from_diffusers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("pipeline").mkdir()
+    asked = []
+
+    def from_diffusers(source: str) -> ss.ScoreModel:
+        asked.append(source)
+        return ss.exact.Gaussian([0.0, 0.0], 1.0).model(ss.VPSDE())
+
+    monkeypatch.setattr(ss, "from_diffusers", from_diffusers, raising=False)
+    found(run, "sample pipeline --shape 2 -n 3 --nfe 4 --out a.npy")
+    assert asked == ["pipeline"]
+    monkeypatch.delattr(ss, "from_diffusers")
+    refused = run("sample pipeline --shape 2 --out b.npy")
+    assert refused.exit_code == 2
+    assert "reads no diffusers pipelines" in re.sub(r"[│\s]+", " ", refused.stderr)
+
+
 def test_latents_and_likelihoods(run: Run) -> None:
     x0 = ss.exact.Gaussian([0.0, 0.0], 1.0).sample(4, generator=torch.Generator().manual_seed(0))
     np.save("x.npy", x0.numpy())
@@ -237,7 +254,6 @@ def test_doctor_says_what_to_write(run: Run) -> None:
         ("sample my_networks:mixture --shape 2 --out a.npy --predicts nois", 2, "did you mean 'noise'"),
         ("sample my_networks:mixture --shape 2 --out a.npy -o eta", 2, "such as eta=0.5"),
         ("sample my_networks:mixture --shape 2 --out a.npy --dtype half", 2, "float64"),
-        ("sample . --shape 2 --out a.npy", 2, ""),
         ("encode my_networks:mixture --data no.npy --out z.npy", 2, "is not there"),
         ("encode my_networks:mixture --data x.txt --out z.npy", 2, "none of .npy"),
         ("sample my_networks:mixture --shape 2 --out a.npy -s heun --nfe 4 -o eta=1", 1, "error: unknown option 'eta'"),
