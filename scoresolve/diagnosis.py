@@ -26,6 +26,8 @@ PLAIN = 0.02
 """Below it a misfit is a trained network's own."""
 NEAR = 0.1
 """A misfit above it is no trained network's own: every way to read it is then tried, else other predictions only."""
+POOR = 0.3
+"""A misfit above it is no network's that does what it says, however little it was trained."""
 BETTER = 3.0
 """Another wiring is the right one if its misfit is so many times smaller; of trained networks both may be above 0."""
 WORSE_THAN_LINEAR = 1.25
@@ -139,7 +141,7 @@ def _wiring(
     shape, now = tuple(like.shape), declared(model)
     own = tried_on_itself(model, now, shape, like)
     if data is not None:
-        now = judged(model, now, ask(model, now, _rows(data, like)), data=True)
+        now = judged(model, now, ask(model, now, _rows(data, like)))
         if now.misfit <= FLOOR and max(now.excess, default=math.inf) <= WORSE_THAN_LINEAR:
             return _on_data(now, (), model.sde), (), own
         others = search_on_data(model, _rows(data, like), bar.update)
@@ -151,13 +153,13 @@ def _wiring(
     seen = (
         f"misfit {own.misfit:.2g} on its own samples (0 is right, 1 wrong)" if own.misfits else "its samples run away"
     )
-    if best.misfit * BETTER < own.misfit and best.misfit <= NEAR:
+    if best.misfit * BETTER < own.misfit and best.misfit <= NEAR and best.plausible:
         found = f"{_named(own)}: {seen}; {best.misfit:.2g} as {_named(best)}"
         return Check("wiring", "fail", found, best.code(model.sde)), tuple(others), own
-    if own.misfit <= NEAR:
+    if own.misfit <= POOR:
         status: Status = "ok" if own.misfit <= PLAIN else "warn"
-        said = f"{_named(own)}: {seen}, no other prediction fits better"
-        return Check("wiring", status, said, "data= tells more"), tuple(others), own
+        said = f"{_named(own)}: {seen}, nothing that was tried is much better"
+        return Check("wiring", status, said, f"{_IMPERFECT}; data= tells more"), tuple(others), own
     return (
         Check("wiring", "fail", f"{_named(own)}: {seen}, and nothing else fits", f"{_NOTHING_FITS}; data= tells more"),
         tuple(others),
@@ -165,6 +167,7 @@ def _wiring(
     )
 
 
+_IMPERFECT = "a network trained little, or another process (alpha, sigma) than it was trained on"
 _NOTHING_FITS = (
     "another process (alpha, sigma) than it was trained on, a time told in a way that was not tried, an inner "
     "network without its preconditioning, or an untrained one"
@@ -181,10 +184,10 @@ def _on_data(now: Wiring, others: Sequence[Wiring], sde: SDE) -> Check:
         better = best.loss < now.loss - LESS and best.misfit < 0.5 * now.misfit
         if better and max(best.excess) <= WORSE_THAN_LINEAR:
             return Check("wiring", "fail", f"{seen}; {_percent(best.loss)} as {_named(best)}", best.code(sde))
-    if worst > WORSE_THAN_LINEAR:
+    if now.loss > 0 or any(one.loss < now.loss - LESS for one in others[:1]):
         return Check("wiring", "fail", f"{seen}, and nothing else fits", f"the scale of data, or {_NOTHING_FITS}")
-    if now.misfit > PLAIN:
-        return Check("wiring", "warn", f"{seen} (0 is right), and nothing else fits better", _NOTHING_FITS)
+    if worst > WORSE_THAN_LINEAR or now.misfit > PLAIN:
+        return Check("wiring", "warn", f"{seen} (0 is right), and nothing else fits better", _IMPERFECT)
     return Check("wiring", "ok", seen)
 
 

@@ -41,6 +41,8 @@ ELEMENTS = 4096
 """Each level is averaged over at least so many elements."""
 FLOOR = 2e-3
 """Misfits below it are those of a finite number of samples."""
+LINEAR = 0.98
+"""An error of so much of the best linear guess's, and more, is that of a guess."""
 AS_NOW = "..."
 """How a function that tells the time is written that the model has already."""
 DEEPEST = -6.0
@@ -52,8 +54,8 @@ class Wiring:
     """A way to read a network.
 
     Attributes: predicts; time, as ``ScoreModel`` takes it; spelled, how ``time`` is written; sign, what the answer is
-    multiplied with; misfits, one for each level, 0 right and 1 wrong; excess, with data: the squared error over that of
-    the best linear guess, for each level; samples, those it was tried on, its own unless data was given.
+    multiplied with; misfits, one for each level, 0 right and 1 wrong; excess, the squared error over that of the best
+    linear guess, for each level; samples, those it was tried on, its own unless data was given.
     """
 
     predicts: Prediction
@@ -70,6 +72,12 @@ class Wiring:
         if not self.excess or not all(map(math.isfinite, self.excess)):
             return math.inf
         return sum(math.log(max(value, 1e-300)) for value in self.excess) / len(self.excess)
+
+    @property
+    def plausible(self) -> bool:
+        """Whether it is better than the best linear guess at any level, or plain: a named time, its own sign."""
+        known = bool(self.excess) and min(self.excess) < LINEAR
+        return known or (self.sign == 1 and not self.spelled.startswith("lambda"))
 
     @property
     def misfit(self) -> float:
@@ -203,10 +211,10 @@ def ask(model: ScoreModel, wiring: Wiring, x0: Tensor, scales: Sequence[float] =
     return Asked(x0, tuple(rows))
 
 
-def judged(model: ScoreModel, wiring: Wiring, asked: Asked, data: bool) -> Wiring:
-    """The wiring with its misfits; if the samples are data, also with its excess over the best linear guess. 0 NFE."""
+def judged(model: ScoreModel, wiring: Wiring, asked: Asked) -> Wiring:
+    """The wiring with its misfits, and its excess over the best linear guess. 0 NFE."""
     sde, misfits, excess = model.native, [], []
-    linear = _linear_guess(asked.x0) if data else None
+    linear = _linear_guess(asked.x0) if asked.rows else None
     for t, x0, x, answer in asked.rows:
         tau = np.array([t])
         a, b, _ = conversion(wiring.predicts, "data", sde, tau, sde, tau)
@@ -233,7 +241,7 @@ def tried_on_itself(
         drawn = sample(view, shape, nfe=nfe, seed=0, t_max=first, dtype=like.dtype, device=like.device)
     except Exception:  # they run away, or the network does not take the label
         return wiring
-    return judged(model, wiring, ask(model, wiring, drawn.samples, scales), data=False)
+    return judged(model, wiring, ask(model, wiring, drawn.samples, scales))
 
 
 def search_on_data(model: ScoreModel, data: Tensor, advance: Callable[[], object] = lambda: None) -> list[Wiring]:
@@ -245,7 +253,7 @@ def search_on_data(model: ScoreModel, data: Tensor, advance: Callable[[], object
     for _, alike in groupby(candidates(model), key=lambda wiring: wiring.spelled):
         group = list(alike)
         asked = ask(model, group[0], data)
-        found += [judged(model, wiring, asked, data=True) for wiring in group]
+        found += [judged(model, wiring, asked) for wiring in group]
         advance()
     return sorted(found, key=lambda wiring: wiring.loss)
 
@@ -262,14 +270,15 @@ def search_on_itself(
         if not near or (wiring.sign == 1 and wiring.time == model.time):
             found.append(tried_on_itself(model, wiring, shape, like, 12, SCALES[::2]))
             advance()
-    best = sorted(found, key=lambda wiring: wiring.misfit)[:8]
+    best = sorted(found, key=_tier)[:8]
     return sorted((tried_on_itself(model, wiring, shape, like) for wiring in best), key=_tier)
 
 
-def _tier(wiring: Wiring) -> tuple[float, int, int, float]:
-    """Of wirings that fit as well the plainest goes first: a time by name, an answer with its own sign."""
+def _tier(wiring: Wiring) -> tuple[bool, float, bool, bool, float]:
+    """Of wirings that fit as well the plainest goes first; last go those that know nothing, such as a network told
+    times that are all beyond what it saw: linear in x, it may fit the Gaussian that it then draws."""
     size = round(math.log2(max(wiring.misfit, FLOOR))) if wiring.misfits else math.inf
-    return size, wiring.sign == -1, wiring.spelled.startswith("lambda"), wiring.misfit
+    return not wiring.plausible, size, wiring.sign == -1, wiring.spelled.startswith("lambda"), wiring.misfit
 
 
 def _linear_guess(x0: Tensor) -> Callable[[Tensor, float, float], Tensor]:

@@ -93,8 +93,11 @@ def test_a_wrong_sign_and_a_clock_that_runs_backwards_are_named() -> None:
 def test_another_process_and_another_scale_are_told_apart() -> None:
     net = exact_net("vp", "noise")
     alien = ss.doctor(ss.ScoreModel(net, ss.CosineVPSDE(), predicts="noise"), SHAPE, data=data())
-    assert alien["wiring"].status == "warn"
+    assert alien["wiring"].status == "fail"
     assert "another process" in alien["wiring"].advice
+    alone = ss.doctor(ss.ScoreModel(net, ss.CosineVPSDE(), predicts="noise"), SHAPE)["wiring"]
+    assert alone.status == "warn", "its own samples are less sure"
+    assert "another process" in alone.advice
     scaled = ss.doctor(ss.ScoreModel(net, ss.VPSDE(), predicts="noise"), SHAPE, data=127.5 + 127.5 * data())
     assert scaled["wiring"].status == "skip"
     assert scaled["scale"].status == "fail"
