@@ -12,6 +12,7 @@ from . import solvers as _solvers  # noqa: F401 (registers them)
 from .backends import Backend, backend
 from .bound import VariationalBound, variational_bound
 from .brownian_path import BrownianPath
+from .captured import Captured, capture
 from .comparison import Comparison, compare
 from .conditioning import classifier_guidance, threshold
 from .correctors import AnnealedLangevin, Corrector, Langevin
@@ -26,7 +27,7 @@ from .inverse import Replacement, posterior_guidance, resampled
 from .latents import decode, interpolate
 from .likelihood import LogLikelihood, dequantise, log_likelihood
 from .model import ScoreModel
-from .noise import NoiseSource, PathSource, SampleStreams
+from .noise import NoiseSource, PathSource, SampleStreams, StillSource
 from .operators import LinearOperator
 from .outcome import Failure, Outcome, Status
 from .parallel import Picard
@@ -40,18 +41,19 @@ from .sde import SDE
 from .shards import SampleSet, sample_to
 from .solution import Solution, Step
 from .table import Table
+from .tuning import tune
 
 __version__ = "0.1.0"
 
 __all__ = [
     "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "Antithetic", "Backend", "BrownianPath", "BudgetError",
-    "Comparison", "Corrector", "CosineVPSDE", "Diagnosis", "DiscreteVPSDE", "Divergence", "Failure", "GaussianPath",
-    "Langevin", "LinearOperator", "LogLikelihood", "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome",
-    "PathSource", "Picard", "ProbabilityFlow", "QuasiRandom", "RectifiedFlow", "Refinement", "Replacement",
-    "ReverseSDE", "Row", "SampleSet", "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo",
-    "Status", "Step", "StepUnderflowError", "SubVPSDE", "Table", "VariationalBound", "backend", "build_table",
-    "classifier_guidance", "compare", "decode", "default_solver", "dequantise", "doctor", "encode", "exact",
-    "get_solver", "grids", "interpolate", "local_device", "log_likelihood", "losses", "operators", "posterior_guidance",
-    "quadrature", "registry", "resampled", "sample", "sample_to", "shards", "solver", "solvers", "threshold",
-    "variational_bound",
+    "Captured", "Comparison", "Corrector", "CosineVPSDE", "Diagnosis", "DiscreteVPSDE", "Divergence", "Failure",
+    "GaussianPath", "Langevin", "LinearOperator", "LogLikelihood", "NetworkOutputError", "NoiseSource",
+    "NonFiniteError", "Outcome", "PathSource", "Picard", "ProbabilityFlow", "QuasiRandom", "RectifiedFlow",
+    "Refinement", "Replacement", "ReverseSDE", "Row", "SampleSet", "SampleStreams", "ScoreModel", "ScoreSolveError",
+    "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError", "StillSource", "SubVPSDE", "Table",
+    "VariationalBound", "backend", "build_table", "capture", "classifier_guidance", "compare", "decode",
+    "default_solver", "dequantise", "doctor", "encode", "exact", "get_solver", "grids", "interpolate", "local_device",
+    "log_likelihood", "losses", "operators", "posterior_guidance", "quadrature", "registry", "resampled", "sample",
+    "sample_to", "shards", "solver", "solvers", "threshold", "tune", "variational_bound",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ import bisect
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from .noise import NoiseSource
@@ -35,17 +36,18 @@ class BlockSource(Protocol):
 class Ahead:
     """A source that makes some draws of one stream ahead; all others are those of the source, as they are asked for.
 
-    Args: source; stream; indices, the draws that will be asked for, increasing.
+    Args: source; stream; indices, the draws that will be asked for, increasing; like, a state such as they are for.
 
     >>> import torch, scoresolve as ss
     >>> streams, like = ss.SampleStreams(0, range(3)), torch.empty(3, 5)
-    >>> noise = Ahead(streams, 1, range(100))
+    >>> noise = Ahead(streams, 1, range(100), like)
     >>> all(torch.equal(noise.draw(1, k, like), streams.draw(1, k, like)) for k in range(100))
     True
     """
 
-    def __init__(self, source: BlockSource, stream: int, indices: Sequence[int]) -> None:
+    def __init__(self, source: BlockSource, stream: int, indices: Sequence[int], like: Tensor) -> None:
         self._source, self._stream, self._indices = source, stream, indices
+        self._numbers = torch.tensor(indices, dtype=torch.int64, device=like.device)  # copied there once
         self._ready: dict[int, Tensor] = {}
 
     def draw(self, stream: int, index: int, like: Tensor) -> Tensor:
@@ -59,7 +61,7 @@ class Ahead:
         together = self._indices[place : place + ELEMENTS // max(like.numel(), 1)]
         if len(together) < 2 or together[0] != index:
             return self._source.draw(stream, index, like)
-        block = self._source.draws(stream, together, like).unbind()
+        block = self._source.draws(stream, self._numbers[place : place + len(together)], like).unbind()
         self._ready = dict(zip(together, block, strict=True))
         return self._ready.pop(index)
 
@@ -68,10 +70,10 @@ class Ahead:
         return self._source.draws(stream, indices, like)
 
 
-def ahead(noise: NoiseSource, stream: int, indices: Sequence[int]) -> NoiseSource:
+def ahead(noise: NoiseSource, stream: int, indices: Sequence[int], like: Tensor) -> NoiseSource:
     """The source with these draws made ahead, if it can make several at once; else the source itself.
 
-    Args: noise; stream; indices, the draws of it that the caller is about to ask for, increasing. A block lives for
-    as long as one of its draws does.
+    Args: noise; stream; indices, the draws of it that the caller is about to ask for, increasing; like, a state such
+    as they are for. A block lives for as long as one of its draws does.
     """
-    return Ahead(noise, stream, indices) if len(indices) > 1 and isinstance(noise, BlockSource) else noise
+    return Ahead(noise, stream, indices, like) if len(indices) > 1 and isinstance(noise, BlockSource) else noise

@@ -19,7 +19,7 @@ from .noise import NoiseSource, PathSource
 from .outcome import Outcome
 from .solution import Solution
 
-SUMMED = ("network_rows", "backward_passes", "depth")
+SUMMED = ("network_rows", "backward_passes", "depth", "replays", "warmup_calls")
 """Statistics of which a batch has the sum of its chunks'; of tensors with a row a sample it has all rows."""
 
 

@@ -153,7 +153,7 @@ class PredictorCorrector:
         self, model: ScoreModel, x: Tensor, noise: NoiseSource, after_step: AfterStep | None = None
     ) -> tuple[Tensor, Stats]:
         """Run the table, correcting after each step."""
-        noise = ahead(noise, CORRECTOR, self.corrector.draws(range(1, self.corrections + 1)))
+        noise = ahead(noise, CORRECTOR, self.corrector.draws(range(1, self.corrections + 1)), x)
         times = self.table.times
         squared = model.sde.alpha(times) ** 2
 

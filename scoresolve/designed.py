@@ -15,6 +15,7 @@ Source: Hammersley and Morton 1956 (antithetic variates); Sobol 1967; Owen 1995,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -57,6 +58,17 @@ class Antithetic(SampleStreams):
         assert isinstance(some, Antithetic)
         some._signs = self._signs[rows.to(self._signs.device)]
         return some
+
+    def still(self, like: Tensor) -> Antithetic:
+        """The same streams from memory of their own."""
+        own = super().still(like)
+        own._signs = self._signs_of(like).flatten().clone()
+        return own
+
+    def adopt(self, other: Self, like: Tensor) -> None:
+        """Become the streams of as many other samples, in place."""
+        super().adopt(other, like)
+        self._signs.copy_(other._signs)
 
     def _signs_of(self, like: Tensor) -> Tensor:
         self._signs = self._signs.to(like)
@@ -111,6 +123,17 @@ class QuasiRandom(SampleStreams):
         assert isinstance(some, QuasiRandom)
         some._places = self._places[rows.to(self._places.device)]
         return some
+
+    def still(self, like: Tensor) -> QuasiRandom:
+        """The same streams from memory of their own."""
+        own = super().still(like)
+        own._places = self._places.clone()
+        return own
+
+    def adopt(self, other: Self, like: Tensor) -> None:
+        """Become the streams of as many other samples, in place."""
+        super().adopt(other, like)
+        self._places.copy_(other._places)
 
 
 def sobol(places: Tensor, count: int) -> Tensor:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Door:
     """A network with what it is given beside the state.
 
-    Args: net; conditioning, its keyword arguments; guidance, a scale and the unconditional conditioning, or None;
-    batch, of the states; watch; differentiates, whether answers must carry a gradient.
+    Args: net; conditioning, its keyword arguments; guidance, a scale and what the unconditional half has in their
+    place, or None; batch, of the states; watch; differentiates, whether answers must carry a gradient.
     """
 
     def __init__(

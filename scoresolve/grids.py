@@ -11,6 +11,7 @@ change a parameter pass a function: ``grid=functools.partial(ss.grids.karras, po
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -235,16 +236,27 @@ def make_grid(grid: GridLike, sde: SDE, steps: int | None, t_max: float, t_min: 
         if isinstance(grid, str):
             if grid not in GRIDS:
                 raise ValueError(unknown("grid", grid, GRIDS))
-            grid = GRIDS[grid]
-        times = np.asarray(grid(sde, steps, t_max, t_min), dtype=np.float64)
-        require(times.shape == (steps + 1,), f"{steps + 1} times from the grid, got shape {times.shape}")
-        return check_times(times, t_max, t_min)
+            try:
+                return _remembered(GRIDS[grid], sde, steps, t_max, t_min).copy()
+            except TypeError:  # a process of one's own that cannot be hashed
+                grid = GRIDS[grid]
+        return _spaced(grid, sde, steps, t_max, t_min)
     if isinstance(grid, torch.Tensor):
         grid = grid.detach().cpu().numpy()
     times = check_times(np.array(grid, dtype=np.float64), t_max, t_min)
     if steps is not None and len(times) != steps + 1:
         raise ValueError(f"grid= has {len(times)} times, that is {len(times) - 1} steps, but steps={steps}")
     return times
+
+
+def _spaced(grid: Grid, sde: SDE, steps: int, t_max: float, t_min: float) -> np.ndarray:
+    times = np.asarray(grid(sde, steps, t_max, t_min), dtype=np.float64)
+    require(times.shape == (steps + 1,), f"{steps + 1} times from the grid, got shape {times.shape}")
+    return check_times(times, t_max, t_min)
+
+
+_remembered = functools.lru_cache(maxsize=64)(_spaced)
+"""The last grids by name: where the clock has no closed inverse one takes as long as a run's arithmetic."""
 
 
 def check_times(times: np.ndarray, t_max: float, t_min: float) -> np.ndarray:

@@ -48,10 +48,13 @@ def differentiable(x: Tensor) -> Tensor:
 
 
 def join_conditioning(conditional: dict[str, Any], unconditional: dict[str, Any], batch: int) -> dict[str, Any]:
-    """The conditioning of a doubled batch: tensors with a row a sample are stacked, anything else must agree."""
+    """The conditioning of a doubled batch: tensors with a row a sample are stacked, anything else must agree.
+
+    ``unconditional`` is what differs in the second half.
+    """
     joined: dict[str, Any] = {}
     for name, value in conditional.items():
-        other = unconditional[name]
+        other = unconditional.get(name, value)
         if has_rows(value, batch) and isinstance(other, Tensor):
             joined[name] = torch.cat([value, other.to(value).expand(value.shape)])
         elif value is other or (not isinstance(value, Tensor) and value == other):

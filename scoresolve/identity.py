@@ -1,7 +1,8 @@
 """What a run is asked for, as JSON: equal where the run is the same, and to be read by people.
 
-Arrays, networks and tables are named by a hash of their content. Functions go by their names, and by the arrays and
-networks that they hold (closures, ``functools.partial``, methods); what they take from a module's globals is not seen.
+Arrays, networks and tables are named by a hash of their content, processes by their path at some times, functions by
+their code and what they hold (closures, ``functools.partial``, methods); what they take from a module's globals is not
+seen. A hash of code is that of one version of Python.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .model import ScoreModel
+from .sde import SDE
 from .table import Table
 
 _DEEP = 8
@@ -39,9 +42,11 @@ def describe(value: Any, depth: int = 0) -> Any:
         return describe(value.item())
     if isinstance(value, Table):
         return {"table": value.solver, "sha256": table_hash(value)}
-    if isinstance(value, Tensor | np.ndarray):
-        array = torch.as_tensor(value)
-        return {"array": [str(array.dtype), *array.shape], "sha256": _array_hash(array)}
+    if isinstance(value, Tensor):
+        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return {"array": [str(value.dtype), *value.shape], "sha256": hashlib.sha256(content.data).hexdigest()}
+    if isinstance(value, np.ndarray):
+        return {"array": [str(value.dtype), *value.shape], "sha256": hashlib.sha256(value.tobytes()).hexdigest()}
     if isinstance(value, torch.dtype | torch.device | range):
         return str(value)
     if depth > _DEEP:
@@ -89,10 +94,31 @@ def _named(value: Any, depth: int) -> Any:
             for one in (getattr(value, "__self__", None), *cells)
             if one is not None and not isinstance(one, list | dict | set)
         ]
-        return {"function": _name(value), "holds": [describe(one, depth + 1) for one in kept]}
+        code = {"code": _code_hash(value.__code__)} if hasattr(value, "__code__") else {}
+        return {"function": _name(value), **code, "holds": [describe(one, depth + 1) for one in kept]}
     names = [field.name for field in fields(value)] if is_dataclass(value) else sorted(getattr(value, "__dict__", {}))
     held = {name: describe(getattr(value, name), depth + 1) for name in names if not name.startswith("_")}
-    return {"type": _name(type(value)), **held}
+    path = {"path": _path_hash(value)} if isinstance(value, SDE) else {}
+    return {"type": _name(type(value)), **held, **path}
+
+
+def _path_hash(sde: SDE) -> str:
+    """Of its noise levels, in no more digits than any two machines agree on."""
+    times = np.linspace(sde.t_min, sde.t_max, 17)[1:-1]
+    levels = [f"{float(at(t)):.9g}" for at in (sde.alpha, sde.sigma) for t in times]
+    return hashlib.sha256(repr(levels).encode()).hexdigest()
+
+
+def _code_hash(code: CodeType) -> str:
+    """Of what a function does, wherever it stands."""
+    constants = [_constant(one) for one in code.co_consts]
+    return hashlib.sha256(repr([code.co_code, code.co_names, constants]).encode()).hexdigest()
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, CodeType):
+        return _code_hash(value)
+    return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
 
 
 def _filled(cell: Any) -> bool:
@@ -105,11 +131,6 @@ def _filled(cell: Any) -> bool:
 
 def _name(thing: Any) -> str:
     return f"{getattr(thing, '__module__', None)}.{thing.__qualname__}"
-
-
-def _array_hash(array: Tensor) -> str:
-    content = array.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(content.numpy().data).hexdigest()
 
 
 def _weights_hash(network: torch.nn.Module, depth: int) -> str:

@@ -116,7 +116,7 @@ class ScoreModel:
         missing = sorted(set(unconditional) - set(self.conditioning))
         require(not missing, f"unconditional values for {sorted(self.conditioning)}, got {missing} as well")
         view = self._view()
-        view._guidance = (float(scale), {**self.conditioning, **unconditional})
+        view._guidance = float(scale), unconditional
         return view
 
     def refine(self, refinement: Refinement) -> ScoreModel:

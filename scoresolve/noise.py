@@ -13,7 +13,7 @@ import copy
 import math
 import secrets
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -54,6 +54,26 @@ class PathSource(Protocol):
         ...
 
 
+@runtime_checkable
+class StillSource(Protocol):
+    """A source that can be changed in place: a run that is captured draws from it, of whatever samples it then is of.
+
+    A class that draws in a way of its own (``draw``) must have an ``adopt`` of its own, or it is not taken for one.
+    """
+
+    def draw(self, stream: int, index: int | Tensor, like: Tensor) -> Tensor:
+        """Standard normal noise shaped as ``like``."""
+        ...
+
+    def still(self, like: Tensor) -> Self:
+        """The same noise from memory of its own, where ``like`` is, that stays in its place."""
+        ...
+
+    def adopt(self, other: Self, like: Tensor) -> None:
+        """Become another source of as many samples, in place."""
+        ...
+
+
 class SampleStreams:
     """Noise keyed by a seed and the index of each sample.
 
@@ -83,7 +103,7 @@ class SampleStreams:
         if isinstance(index, Tensor):
             salt: int | Tensor = _mix_integers(index.to(like.device) + stream * 2**40)
         else:
-            salt = _mix_integer(stream * 2**40 + index)
+            salt = _mix_integer(stream * 2**40 + int(index))  # numpy's integers would overflow
         return _normals(_mix(samples, salt), like.shape[1:].numel(), like.dtype).reshape(like.shape)
 
     def draws(self, stream: int, indices: Sequence[int] | Tensor, like: Tensor) -> Tensor:
@@ -111,6 +131,25 @@ class SampleStreams:
         some = copy.copy(self)
         some._keys = {device: keys[rows.to(device)] for device, keys in self._keys.items()}
         return some
+
+    def still(self, like: Tensor) -> Self:
+        """The same streams with keys of their own on the device of ``like``, that :meth:`adopt` writes over."""
+        own = copy.copy(self)
+        own._keys = {like.device: self._sample_keys(like).clone()}
+        return own
+
+    def adopt(self, other: Self, like: Tensor) -> None:
+        """Become the streams of as many other samples, in place.
+
+        >>> import torch
+        >>> like = torch.empty(2, 5)
+        >>> mine, other = SampleStreams(7, [0, 1]).still(like), SampleStreams(8, [3, 4])
+        >>> mine.adopt(other, like)
+        >>> torch.equal(mine.draw(SOLVER, 0, like), other.draw(SOLVER, 0, like))
+        True
+        """
+        self._sample_keys(like).copy_(other._sample_keys(like))
+        self.seed = other.seed
 
     def _sample_keys(self, like: Tensor) -> Tensor:
         """A key for each sample of a batch; copied to a device once."""

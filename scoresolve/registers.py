@@ -41,15 +41,20 @@ class Registers:
         else:
             self._commit = [_scaled(row.commit, factors, number) for number, row in enumerate(rows)]
         self._propose = [_scaled(row.propose, factors, number) for number, row in enumerate(rows)]
-        self._kept: list[Tensor] = []
         if self.ring:
-            buffer = x.new_zeros(size, *x.shape)
+            buffer = x.new_empty(size, *x.shape)
             self._slots, self._matrix = buffer.unbind(0), buffer.reshape(size, -1).t()
             both = [_placed(self._commit, size), _placed(self._propose, size)]
             weights = torch.tensor(both, dtype=x.dtype, device=x.device)
             self._columns = [part.unbind(0) for part in weights.unbind(0)]
-            self._base = x.reshape(-1), x
         self._size = size
+
+    def begin(self, x: Tensor) -> None:
+        """Stand at the start of a run, with nothing kept."""
+        self._kept: list[Tensor] = []
+        if self.ring:
+            self._matrix.zero_()  # a weight of zero does not silence a NaN that was there before
+            self._base = x.reshape(-1), x
 
     def keep(self, number: int, answer: Tensor, y: Tensor) -> None:
         """Keep the output of a call at the point y, in place of the oldest: the network may write over its answer."""

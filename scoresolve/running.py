@@ -18,6 +18,7 @@ from .augmented import AugmentedRunner
 from .chunks import chunks_of, divisible, join
 from .correctors import PredictorCorrector
 from .errors import ScoreSolveError, unknown, whole_number
+from .graphs import CapturedRunner
 from .guidance import Rowwise
 from .model import ScoreModel
 from .noise import NoiseSource
@@ -125,7 +126,7 @@ def _run(
         elif outcome.failures:
             final = torch.where(outcome.ok.to(final.device).reshape(-1, *[1] * (final.ndim - 1)), final, math.nan)
             density = density and density.where(outcome.ok)
-    table = inner.table if isinstance(inner, PredictorCorrector | ParallelRunner) else inner
+    table = inner.table if isinstance(inner, PredictorCorrector | ParallelRunner | CapturedRunner) else inner
     return Solution(
         samples=final,
         nfe=watch.calls,

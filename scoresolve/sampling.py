@@ -15,6 +15,7 @@ from .correctors import CorrectorLike
 from .defaults import REVERSIBLE_TOLERANCE, chosen
 from .divergence import Divergence, Method
 from .errors import require, whole_number
+from .graphs import Capture, captured
 from .grids import GridLike
 from .model import ScoreModel
 from .noise import SampleStreams
@@ -49,6 +50,7 @@ def sample(
     noise: NoiseLike | None = None,
     batch_size: int | None = None,
     parallel: Picard | None = None,
+    capture: bool | Capture = False,
     log_prob: Method | Divergence | None = None,
     trajectory: bool = False,
     callback: Callback | None = None,
@@ -85,6 +87,8 @@ def sample(
         batch_size: how many samples the network sees at once; all by default. The results are the same: each chunk
             is a run by itself, and ``nfe=`` its budget. A callback sees the chunks one after the other.
         parallel: ``ss.Picard()`` solves for many times at once, in far fewer calls of larger batches; for tables.
+        capture: capture the run of a table on a CUDA device, and replay it as one launch: for all chunks of
+            ``batch_size=``; for batch after batch see ``ss.capture``, which says what it costs and where it cannot be.
         log_prob: "exact", "hutchinson" or a :class:`Divergence`: log p of each sample in the same pass, with the start
             under the prior N(0, prior_std^2); the solver must be of kind "ode", and there must be noise at the end.
         trajectory: keep the state at every time.
@@ -139,6 +143,9 @@ def sample(
     if log_prob is not None:
         require(not denoise, "log_prob= without denoise=True, whose last jump has no inverse")
         runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
+    if capture:
+        kept = capture if isinstance(capture, Capture) else Capture()
+        runner = captured(runner, kept, model, x, streams, callback=callback is not None, grad=grad)
     name = solver.solver if isinstance(solver, Table) else _name(solver)
     return solve(model, x, streams, Course(runner, times, nfe, {"solver": name, "seed": seed}), view)
 

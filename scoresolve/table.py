@@ -12,19 +12,17 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, cast, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from torch import Tensor
 
-from .ahead import ahead
-from .door import Questions
 from .errors import require
+from .loop import Loop
 from .model import ScoreModel
-from .noise import SOLVER, NoiseSource
+from .noise import NoiseSource
 from .predictions import Prediction
-from .registers import Registers
-from .row import IDENTITY, Row, accumulate
+from .row import IDENTITY, Row
 from .sde import SDE
 
 Stats: TypeAlias = dict[str, Any]
@@ -181,25 +179,7 @@ class Table:
         Args: x of shape (batch, ...), at time ``times[0]``; noise is asked for draw ``number of the row``;
         ``after_step(step, time, x)`` may return a changed state. Returns the state at ``times[-1]`` and no statistics.
         """
-        rows, kept = self.rows, max(row.normals for row in self.rows)
-        ask = Questions(model, [row.t for row in rows], self.asked, x)
-        registers, normals = Registers(rows, ask.a, ask.b, x), cast(list[Tensor | None], [])
-        noise = ahead(noise, SOLVER, [number for number, row in enumerate(rows) if row.draws])
-        y, step = x, 0
-        for number, row in enumerate(rows):
-            model.at_step(step)
-            registers.keep(number, ask(number, y), y)
-            if row.normals:
-                normals = [noise.draw(SOLVER, number, x) if row.draws else None, *normals[: kept - 1]]
-            moved = registers.commit(number, x)
-            x = accumulate(moved, row.noise, normals, fresh=moved is not x)
-            if row.s is not None:
-                step += 1
-                if after_step is not None:
-                    x = after_step(step, row.s, x)
-            y = registers.propose(number, x)
-            y = accumulate(y, row.propose_noise, normals, fresh=y is not x)
-        return x, {}
+        return Loop(self, model, x, noise)(x, after_step), {}
 
     # -- printing and JSON ------------------------------------------------------------------------------------
 

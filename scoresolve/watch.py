@@ -78,6 +78,14 @@ class Watch:
         if self._on_call is not None:
             self._on_call()
 
+    def again(self, other: Watch) -> None:
+        """Count and note the calls that another watch has seen: those of a run that was replayed, its sums in place."""
+        rows = other.rows // max(other.calls, 1)
+        for _, place in other._pending:
+            self.count(rows, place.t)
+        if self._on_nonfinite != "ignore":
+            self._pending += other._pending
+
     def check(
         self, output: Any, inputs: Tensor, version: int | None, t: float | Tensor, differentiates: bool = False
     ) -> None:

@@ -16,7 +16,7 @@ from scoresolve.noise import SOLVER, START
 def test_what_is_drawn_ahead_is_what_is_drawn_one_by_one(shape: tuple[int, ...]) -> None:
     for source in (ss.SampleStreams(3, range(shape[0])), ss.Antithetic(3, range(shape[0]))):
         like, planned = torch.empty(shape), [0, 1, 4, 5, 6, 30]
-        noise = Ahead(source, SOLVER, planned)
+        noise = Ahead(source, SOLVER, planned, like)
         for index in (*planned, 2, 4):  # one that was not planned, one that is asked for again
             assert torch.equal(noise.draw(SOLVER, index, like), source.draw(SOLVER, index, like))
         assert torch.equal(noise.draw(START, 0, like), source.draw(START, 0, like))
@@ -27,7 +27,7 @@ def test_what_is_drawn_ahead_is_what_is_drawn_one_by_one(shape: tuple[int, ...])
 
 def test_a_draw_of_a_small_state_costs_two_operations_at_most() -> None:
     like = torch.empty(64, 2)
-    noise = ahead(ss.SampleStreams(0, range(64)), SOLVER, range(1000))
+    noise = ahead(ss.SampleStreams(0, range(64)), SOLVER, range(1000), like)
     with Operations() as counted:
         for index in range(1000):
             noise.draw(SOLVER, index, like)
@@ -46,7 +46,7 @@ def test_memory_does_not_grow_with_the_steps() -> None:
             return super().draws(stream, indices, like)  # type: ignore[arg-type]
 
     like = torch.empty(10, 100)
-    noise = ahead(Recorded(0, range(10)), SOLVER, range(1000))
+    noise = ahead(Recorded(0, range(10)), SOLVER, range(1000), like)
     for index in range(1000):
         noise.draw(SOLVER, index, like)
     assert max(asked) <= ELEMENTS
@@ -60,7 +60,7 @@ def test_the_loops_ask_ahead_and_sources_of_ones_own_are_left_alone() -> None:
 
     model = ss.exact.Gaussian(torch.zeros(2), 1.0).model(ss.VESDE())
     streams = ss.SampleStreams(0, range(4))
-    assert ahead(Own(), SOLVER, range(9)).__class__ is Own
+    assert ahead(Own(), SOLVER, range(9), torch.empty(1)).__class__ is Own
     for solver, options in (("ddpm", {"corrector": "langevin"}), ("sra1", {}), ("annealed_langevin", {})):
         drawn = [ss.sample(model, (4, 2), solver=solver, steps=9, noise=one, **options) for one in (streams, Own())]  # type: ignore[arg-type]
         assert torch.equal(drawn[0].samples, drawn[1].samples)

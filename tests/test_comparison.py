@@ -50,7 +50,7 @@ def test_what_cannot_be_compared_is_refused_and_what_fails_is_a_row() -> None:
     assert model.nfe == 0
     failed = ss.compare(model, (2, 3), solvers=["adaptive_dp5"], nfe=[2])
     assert math.isnan(failed.rows[0].error)
-    assert "nfe=2" in failed.rows[0].failure
+    assert "did not arrive" in failed.rows[0].failure
     with pytest.raises(ValueError, match="a budget that was run, got 2"):
         failed.best(2)
 

@@ -204,3 +204,26 @@ def test_snapped_times_are_distinct_indices_near_the_wanted_ones(steps: int, cou
     assert times[-1] == 0.0
     apart = np.abs(np.diff(wanted)).min() * count > 1
     assert not apart or np.abs(times - wanted).max() <= 0.5 / count + 1e-12
+
+
+def test_a_grid_by_name_is_made_once_and_given_away() -> None:
+    """What a caller writes into it stays there; a process that cannot be hashed is no obstacle."""
+    asked: list[int] = []
+
+    class Counting(ss.VPSDE):
+        def _time(self, lam: torch.Tensor) -> torch.Tensor:
+            asked.append(len(lam))
+            return super()._time(lam)
+
+    class Unhashable(ss.VPSDE):
+        __hash__ = None  # type: ignore[assignment]
+
+    sde = Counting()
+    first = ss.grids.make_grid("balanced", sde, 6, 1.0, 1e-3)
+    first[2:5] = 0.0
+    again = ss.grids.make_grid("balanced", sde, 6, 1.0, 1e-3)
+    assert len(asked) == 1
+    assert again.tolist() == ss.grids.make_grid("balanced", Unhashable(), 6, 1.0, 1e-3).tolist()
+    assert again.tolist() == ss.grids.balanced(ss.VPSDE(), 6, 1.0, 1e-3).tolist()
+    with pytest.raises(ValueError, match="at least one step"):
+        ss.grids.make_grid("balanced", sde, 0, 1.0, 1e-3)

@@ -222,6 +222,17 @@ def test_an_index_network_asked_between_its_indices_is_warned_about() -> None:
     ss.sample(model, (1, 2), grid=[1.0, 0.5, 0.1], seed=0)  # on indices: no warning
 
 
+def test_conditioning_given_after_guidance_is_that_of_both_halves() -> None:
+    """But for what the unconditional half has instead; new names as well."""
+    net = lambda x, t, label, size, more=0.0: x + label[:, None] + 10 * size[:, None] + more  # noqa: E731
+    model = ss.ScoreModel(net, ss.VPSDE()).condition(label=torch.ones(2), size=torch.ones(2))
+    given = {"label": torch.full((2,), 3.0), "size": torch.full((2,), 5.0), "more": 0.5}
+    x = torch.zeros(2, 1)
+    after = model.guide(2.0, label=torch.zeros(1)).condition(**given)
+    assert after.score(x, 0.5).tolist() == [[2 * 53.5 - 50.5]] * 2
+    assert torch.equal(model.condition(**given).guide(2.0, label=torch.zeros(1)).score(x, 0.5), after.score(x, 0.5))
+
+
 def test_conditioning_is_passed_through_and_guidance_combines() -> None:
     calls: list[tuple[int, dict[str, object]]] = []
 

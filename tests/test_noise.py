@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -42,6 +43,13 @@ def test_streams_draws_seeds_and_samples_all_differ() -> None:
     ]
     flat = torch.cat(drawn)
     assert len(torch.unique(flat)) == flat.numel()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    like = torch.empty(2, 3)
+    streams, same = ss.SampleStreams(np.int64(7), np.arange(2)), ss.SampleStreams(7, range(2))
+    for index in (np.int64(5), np.int32(5)):
+        assert torch.equal(streams.draw(SOLVER, index, like), same.draw(SOLVER, 5, like))
 
 
 def test_float32_and_float64_see_the_same_noise() -> None:

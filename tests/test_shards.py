@@ -44,7 +44,10 @@ def test_calls_are_counted_and_the_manifest_says_what_there_is(tmp_path) -> None
     made = ss.sample_to(net, tmp_path, **TINY)
     assert made.nfe == net.nfe == 2 * 2
     assert (made.count, made.shards, made.made, made.missing) == (5, 2, (0, 1), ())
+    left = tmp_path / ".partial" / "1.0123.part"  # by a process that was killed when another had made the shard
+    left.touch()
     again = ss.sample_to(net, tmp_path, **TINY)
+    assert not left.exists()
     assert (again.nfe, again.made, net.nfe) == (0, (), 4)
     entry = json.loads((tmp_path / "manifest" / "00001.json").read_text())
     assert entry["indices"] == [3, 4]
@@ -131,6 +134,10 @@ def test_lost_settings_are_written_again_and_damaged_ones_are_refused(tmp_path) 
     assert tree(tmp_path) == expected
 
 
+def curved(power: int) -> ss.GaussianPath:
+    return ss.GaussianPath(alpha=lambda t: 1 - 0.5 * t**power, sigma=lambda t: t)
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
@@ -144,6 +151,7 @@ def test_lost_settings_are_written_again_and_damaged_ones_are_refused(tmp_path) 
         ({"about": {"weights": "v2"}}, "about.weights is null there and .v2. here"),
         ({"model": ss.ScoreModel(network, ss.VPSDE(beta_max=10.0), predicts="v")}, "model.process.beta_max"),
         ({"model": ss.ScoreModel(network, ss.VPSDE(), predicts="noise")}, "model.predicts"),
+        ({"model": ss.ScoreModel(network, curved(2), predicts="v")}, r"model.process.path"),
         ({"model": ss.ScoreModel(lambda x, t: x, ss.VPSDE(), predicts="v")}, "model.network"),
         ({"model": model().condition(label=torch.arange(5.0))}, "model.conditioning.label"),
     ],
@@ -155,6 +163,16 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path, changed, named)
     with pytest.raises(ValueError, match=f"holds samples of other settings .*{named}"):
         ss.sample_to(net, tmp_path, **{**TINY, **changed})
     assert tree(tmp_path) == before
+
+
+def test_functions_and_processes_go_by_what_they_do() -> None:
+    assert identity.describe(lambda t: 999 * t) == identity.describe(lambda t: 999 * t)
+    assert identity.describe(lambda t: 999 * t) != identity.describe(lambda t: 1000 * t)
+    assert identity.describe(lambda t: [1 for _ in t]) == identity.describe(lambda t: [1 for _ in t])
+    assert identity.describe(curved(2)) == identity.describe(curved(2)) != identity.describe(curved(3))
+    itself = {"list": [1]}
+    itself["list"].append(itself)
+    assert identity.describe(itself)["list"][0] == 1
 
 
 def test_other_weights_are_other_settings_wherever_the_network_is_held(tmp_path) -> None:

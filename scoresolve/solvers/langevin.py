@@ -45,7 +45,7 @@ class LangevinChain:
         self, model: ScoreModel, x: Tensor, noise: NoiseSource, after_step: AfterStep | None = None
     ) -> tuple[Tensor, Stats]:
         """Run the chain from level to level."""
-        noise = ahead(noise, CORRECTOR, self.corrector.draws(range(1, len(self.times))))
+        noise = ahead(noise, CORRECTOR, self.corrector.draws(range(1, len(self.times))), x)
         for step, t in enumerate(self.times[1:].tolist(), start=1):
             model.at_step(step - 1)
             if self.denoise and step == len(self.times) - 1:

@@ -1,0 +1,161 @@
+"""Tables tuned to a network against the best untuned solver: ``python benchmarks/tuning.py``.
+
+For every problem and number of calls: ``ss.tune`` with three seeds, and every deterministic solver of ours on every
+grid and of the peers at all their options, each judged by the root mean square error of its ends from the same 512
+starts, none of which took part in the tuning (256 for the U-Net). The best untuned one is chosen *with* these in view.
+
+Each cell is a file: a run that is killed goes on where it was. Writes ``tuning.csv`` and ``tuning.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a script: the folder above holds both packages
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+from tqdm import tqdm
+
+import scoresolve as ss
+from benchmarks.checkpoints import write_whole
+from benchmarks.measure import Cell, cells, measure
+from benchmarks.peers import installed
+from benchmarks.peers import rows as peer_rows
+from benchmarks.problems import PROBLEMS, Problem
+from benchmarks.settings import VARIANTS, setting
+from benchmarks.train import RESULTS
+from benchmarks.tuning_problems import UNSEEN, Made, make
+
+NFE = (4, 5, 6, 8, 10, 12)
+SEEDS = (0, 1, 2)
+GRIDS = ("balanced", "quadratic", "karras", "log_snr", "uniform", "optimised", "cosine", "beta", "flow_shift")
+CALLS_OF_UNSEEN = {"unet": (5, 8)}
+
+
+def untuned(problem: Problem, calls: int) -> dict[str, Any]:
+    """The best deterministic solver of ours or a peer's on the problem, of all that could be run."""
+    ours = [setting(info.name) for info in ss.solvers() if info.kind == "ode" and not info.adaptive]
+    ours += [setting(label) for label in VARIANTS if setting(label).kind == "ode"]
+    found = [measure(problem, cell, 0) for cell in cells(problem, ours, GRIDS, [calls])]
+    peers = [peer for peer in installed()[0] if peer.kind == "ode" and not peer.adaptive]
+    theirs = [peer_rows.measure(problem, cell, peer, 0) for cell, peer in peer_rows.cells(problem, peers, [calls])]
+    good = [row for row in (*found, *theirs) if row.rmse is not None and row.nfe is not None and row.nfe <= calls]
+    best, quiet = min(good, key=_rmse), min(good, key=_median)
+    return {
+        "tried": len(good),
+        "best": f"{_label(best.cell)}",
+        "rmse": best.rmse,
+        "best_by_median": f"{_label(quiet.cell)}",
+        "median": _median(quiet),
+    }
+
+
+def _rmse(row: Any) -> float:
+    return float(row.rmse)
+
+
+def _median(row: Any) -> float:
+    return float("inf") if row.median is None else float(row.median)
+
+
+def _label(cell: Cell) -> str:
+    return f"{'' if cell.ours else cell.library + ' '}{cell.solver} on {cell.grid}"
+
+
+def tuned(made: Made, calls: int, seed: int) -> dict[str, Any]:
+    """A table tuned with a seed, its errors on the problem's own starts, and its cost."""
+    problem, began = made.problem, time.perf_counter()
+    table = ss.tune(problem.model, tuple(problem.shape), calls, seed=seed, starts=made.starts)
+    minutes = (time.perf_counter() - began) / 60
+    starts = problem.starts[: len(problem.reference.ends)]
+    ends = ss.sample(problem.model, start=starts, solver=table).samples
+    each = (ends - problem.reference.ends).flatten(1).square().mean(dim=1)
+    return {
+        "rmse": float(each.mean().sqrt()),
+        "median": float(each.sqrt().median()),
+        "minutes": minutes,
+        "table": json.loads(table.to_json()),
+    }
+
+
+def cell(folder: Path, name: str, compute: Any) -> dict[str, Any]:
+    """What a cell's file holds; it is computed and written first where there is none."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        write_whole(path, json.dumps(compute(), indent=1).encode())
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def rows(folder: Path, names: Iterable[str], calls: Sequence[int], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """A line for each problem and number of calls, from the cells; what has no file is measured."""
+    found = []
+    for name in names:
+        made: Made | None = None
+        for count in tqdm([n for n in calls if n in CALLS_OF_UNSEEN.get(name, calls)], name, leave=False):
+            needed = [f"{name}-{count}-untuned", *(f"{name}-{count}-{seed}" for seed in seeds)]
+            if made is None and not all((folder / f"{one}.json").exists() for one in needed):
+                made = make(name)
+            bare = cell(folder, needed[0], lambda: untuned(made.problem, count))  # noqa: B023
+            runs = [
+                cell(folder, one, lambda: tuned(made, count, seed))  # noqa: B023
+                for one, seed in zip(needed[1:], seeds, strict=True)
+            ]
+            found.append(_line(name, count, bare, runs))
+    return found
+
+
+def _line(name: str, calls: int, bare: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    options = [run["table"]["options"] for run in runs]
+    ratios = [run["rmse"] / bare["rmse"] for run in runs]
+    return {
+        "problem": name,
+        "calls": calls,
+        "untuned": bare["best"],
+        "of": bare["tried"],
+        "untuned_rmse": bare["rmse"],
+        "tuned_rmse": statistics.median(run["rmse"] for run in runs),
+        "ratio": statistics.median(ratios),
+        "worst_ratio": max(ratios),
+        "median_ratio": statistics.median(run["median"] for run in runs) / bare["median"],
+        "starts": options[0]["starts"],
+        "million_samples_seen": statistics.median(one["network_rows"] for one in options) / 1e6,
+        "minutes": statistics.median(run["minutes"] for run in runs),
+    }
+
+
+def write(lines: Sequence[dict[str, Any]], path: Path) -> None:
+    """The lines as CSV, numbers to three digits."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.3g}" if isinstance(v, float) else v for k, v in line.items()} for line in lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is missing, and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--problems", nargs="+", default=[*PROBLEMS, *UNSEEN], choices=[*PROBLEMS, *UNSEEN])
+    parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--out", type=Path, default=RESULTS / "tuning")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    (options.out / "cells").mkdir(parents=True, exist_ok=True)
+    lines = rows(options.out / "cells", options.problems, options.nfe, options.seeds)
+    write(lines, options.out / "tuning.csv")
+    print((options.out / "tuning.csv").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The problems that tables are tuned on: those of ``problems.py``, and two that the search was not developed on.
+
+``moons`` (two bent bands in eight dimensions, along the straight path) and ``unet`` (the score SDE's U-Net trained by
+``train.py``, VP) were chosen before the first table was tuned on them, and the search was not changed afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+import scoresolve as ss
+
+from .digits import CACHE, Training
+from .problems import PROBLEMS, Problem, Settings, _from_law, from_model
+from .train import RESULTS, load
+
+UNSEEN = ("moons", "unet")
+TEST = 512
+"""Starts that a table is judged by; they took no part in its making."""
+FEW = {"network": 512, "unet": 256}
+"""Starts that tables are fitted to, where the network is slow; else the default."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A problem, and how many starts to fit to."""
+
+    problem: Problem
+    starts: int | None
+
+
+def make(name: str, networks: Path = RESULTS / "train") -> Made:
+    """The problem of a name."""
+    settings = Settings(ss.VPSDE(), torch.device("cpu"), 0, TEST, TEST, Training(), CACHE, print)
+    makers: dict[str, Callable[[Settings], Problem]] = {
+        **PROBLEMS,
+        "moons": _moons,
+        "unet": lambda settings: _unet(replace(settings, paths=256, samples=256), networks),
+    }
+    return Made(makers[name](settings), FEW.get(name))
+
+
+def _moons(settings: Settings) -> Problem:
+    """Forty narrow Gaussians along two half circles, turned into eight dimensions."""
+    angles = torch.linspace(0, math.pi, 20, dtype=torch.float64)
+    upper = torch.stack([angles.cos(), angles.sin()], dim=1)
+    points = torch.cat([upper, torch.tensor([1.0, 0.5], dtype=torch.float64) - upper])
+    axes, _ = torch.linalg.qr(torch.randn(8, 8, generator=settings.generator(80), dtype=torch.float64))
+    means = points @ axes[:, :2].T
+    law = ss.exact.GaussianMixture([1 / 40] * 40, means, (0.07**2 * torch.eye(8, dtype=torch.float64)).expand(40, 8, 8))
+    return _from_law(replace(settings, sde=ss.RectifiedFlow()), law, "moons", "Two moons, 8-D, flow", stream=81)
+
+
+def _unet(settings: Settings, networks: Path) -> Problem:
+    model = load(networks / "vp-digits" / "model.safetensors")
+    return from_model(settings, model, model.net.config.shape, "unet", "U-Net trained on the digits, VP")  # type: ignore[attr-defined]

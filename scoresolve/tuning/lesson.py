@@ -1,0 +1,106 @@
+"""What students are taught and judged by: starts, and where the converged flow takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import require, whole_number
+from ..model import ScoreModel
+from ..noise import SampleStreams
+from ..starting import check_batch, start_state
+from .shooting import Starts
+from .smoothness import accepted_dtype, difference_step
+from .teacher import Converged, converge, relative_goal
+
+APART = 2**40
+"""The index of the first start, so that no seed's own samples are those that a table is fitted to."""
+RESIDUALS = 2**16
+"""How many numbers a table is fitted to, at least, by default."""
+CHUNK = 2**25
+"""How many numbers the derivatives of one chunk may be, by default."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Starts to fit, and starts to choose by.
+
+    Attributes: train, held_out, models (the network for each of the two), taught (what the teacher found), step (of
+    finite differences), size (how many starts the network sees at once).
+    """
+
+    train: Starts
+    held_out: Starts
+    models: tuple[ScoreModel, ScoreModel]
+    taught: Converged
+    step: float
+    size: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What ``tune`` was asked about starts; see there."""
+
+    shape: tuple[int, ...]
+    seed: int
+    starts: int | Tensor | None
+    held_out: int
+    ends: tuple[float, float]
+    batch_size: int | None
+    dtype: torch.dtype | None
+    device: torch.device | str | None
+
+    def count(self) -> int:
+        """How many starts there are to fit. Raises: ValueError."""
+        held_out = whole_number("held_out", self.held_out)
+        if isinstance(self.starts, Tensor):
+            check_batch(self.starts, "starts")
+            shape = tuple(self.starts.shape[1:])
+            require(shape == self.shape, f"starts of shape (count, *{self.shape}), got {tuple(self.starts.shape)}")
+            require(len(self.starts) > held_out, f"more starts than the {held_out} held out, got {len(self.starts)}")
+            return len(self.starts) - held_out
+        if self.starts is not None:
+            return whole_number("starts", self.starts)
+        size = torch.Size(self.shape).numel()
+        return min(max(RESIDUALS // size, 256), 8192)
+
+
+def prepare(model: ScoreModel, asked: Asked, calls: int) -> Lesson:
+    """The starts and their converged ends. Args: calls, the most that a student will make. Cost: the teacher's."""
+    count, (t_min, t_max) = asked.count(), asked.ends
+    x = _states(model, asked, count + asked.held_out)
+    size = asked.batch_size or max(16, CHUNK // (x[0].numel() * (calls + 3) * calls))
+    few = model.take(torch.arange(min(len(x), 16), device=x.device), len(x))
+    if asked.dtype is None and not isinstance(asked.starts, Tensor):
+        x = x.to(accepted_dtype(few, x[:16]))
+    taught = converge(model, x, t_max, t_min, goal=relative_goal(_computes_in(model, x)), batch_size=size)
+    middle = float(model.sde.time(0.0)) if model.sde.lam(t_max) < 0 < model.sde.lam(t_min) else 0.5 * (t_min + t_max)
+    return Lesson(
+        Starts(x[:count], taught.ends[:count]),
+        Starts(x[count:], taught.ends[count:]),
+        (_part(model, x, 0, count), _part(model, x, count, len(x))),
+        taught,
+        difference_step(few, x[:16] / model.sde.prior_std(t_max), middle),
+        size,
+    )
+
+
+def _states(model: ScoreModel, asked: Asked, count: int) -> Tensor:
+    if isinstance(asked.starts, Tensor):
+        return asked.starts.to(device=asked.device, dtype=asked.dtype)
+    unit, _, _ = start_state(
+        model, (count, *asked.shape), None, asked.seed, range(APART, APART + count), None, SampleStreams,
+        asked.dtype or torch.float64, asked.device,
+    )  # fmt: skip
+    return unit * model.sde.prior_std(asked.ends[1])
+
+
+def _part(model: ScoreModel, x: Tensor, first: int, last: int) -> ScoreModel:
+    return model.take(torch.arange(first, last, device=x.device), len(x))
+
+
+def _computes_in(model: ScoreModel, x: Tensor) -> torch.dtype:
+    parameters = model.net.parameters() if isinstance(model.net, torch.nn.Module) else iter(())
+    return next((p.dtype for p in parameters if p.is_floating_point()), x.dtype)
