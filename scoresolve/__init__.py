@@ -13,11 +13,13 @@ from .backends import Backend, backend
 from .bound import VariationalBound, variational_bound
 from .brownian_path import BrownianPath
 from .captured import Captured, capture
+from .comparison import Comparison, compare
 from .conditioning import classifier_guidance, threshold
 from .correctors import AnnealedLangevin, Corrector, Langevin
 from .custom import DiscreteVPSDE, GaussianPath
 from .defaults import default_solver
 from .designed import Antithetic, QuasiRandom
+from .diagnosis import Diagnosis, doctor
 from .divergence import Divergence
 from .dynamics import ProbabilityFlow, ReverseSDE
 from .errors import BudgetError, NetworkOutputError, NonFiniteError, ScoreSolveError, StepUnderflowError
@@ -47,13 +49,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EDM", "SDE", "VESDE", "VPSDE", "AnnealedLangevin", "Antithetic", "Backend", "BrownianPath", "BudgetError",
-    "Captured", "Corrector", "CosineVPSDE", "DiscreteVPSDE", "Divergence", "Failure", "GaussianPath", "Langevin",
-    "LinearOperator", "LogLikelihood", "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome", "PathSource",
-    "Picard", "ProbabilityFlow", "QuasiRandom", "RectifiedFlow", "Refinement", "Replacement", "ReverseSDE", "Row",
-    "SampleSet", "SampleStreams", "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step",
-    "StepUnderflowError", "StillSource", "SubVPSDE", "Table", "VariationalBound", "ZeroTerminalVPSDE", "backend",
-    "build_table", "capture", "classifier_guidance", "decode", "default_solver", "dequantise", "encode", "exact",
-    "from_diffusers", "get_solver", "grids", "interpolate", "local_device", "log_likelihood", "losses", "operators",
-    "posterior_guidance", "quadrature", "registry", "resampled", "sample", "sample_to", "shards", "solver", "solvers",
-    "threshold", "tune", "variational_bound",
+    "Captured", "Comparison", "Corrector", "CosineVPSDE", "Diagnosis", "DiscreteVPSDE", "Divergence", "Failure",
+    "GaussianPath", "Langevin", "LinearOperator", "LogLikelihood", "NetworkOutputError", "NoiseSource",
+    "NonFiniteError", "Outcome", "PathSource", "Picard", "ProbabilityFlow", "QuasiRandom", "RectifiedFlow",
+    "Refinement", "Replacement", "ReverseSDE", "Row", "SampleSet", "SampleStreams", "ScoreModel", "ScoreSolveError",
+    "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError", "StillSource", "SubVPSDE", "Table",
+    "VariationalBound", "ZeroTerminalVPSDE", "backend", "build_table", "capture", "classifier_guidance", "compare",
+    "decode", "default_solver", "dequantise", "doctor", "encode", "exact", "from_diffusers", "get_solver", "grids",
+    "interpolate", "local_device", "log_likelihood", "losses", "operators", "posterior_guidance", "quadrature",
+    "registry", "resampled", "sample", "sample_to", "shards", "solver", "solvers", "threshold", "tune",
+    "variational_bound",
 ]  # fmt: skip
