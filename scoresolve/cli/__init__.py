@@ -10,7 +10,7 @@ from importlib import import_module
 
 import typer
 
-COMMANDS = ("list", "sample", "bench", "likelihood", "encode", "doctor")
+COMMANDS = ("list", "sample", "bench", "advise", "likelihood", "encode", "doctor")
 """Each is the function ``command`` of the module of its name in this package: to add one, add its name."""
 
 app = typer.Typer(

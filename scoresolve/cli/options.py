@@ -19,6 +19,7 @@ from ..labels import TimeLabel
 from ..predictions import Prediction
 from ..presets import resolve
 from ..sde import SDE
+from ..table import Table
 
 PROCESSES: dict[str, Callable[..., SDE]] = {
     "VPSDE": processes.VPSDE,
@@ -83,8 +84,13 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def check_solver(name: str | None) -> str | None:
-    """The name of a solver, as ``sample`` takes it."""
+def check_solver(name: str | None) -> str | Table | None:
+    """The name of a solver, as ``sample`` takes it, or the file of a table."""
+    if name is not None and name.endswith(".json"):
+        try:
+            return Table.load(name)
+        except (OSError, ValueError) as error:
+            raise typer.BadParameter(str(error)) from error
     return _checked(name, resolve) if name is not None else None
 
 
@@ -151,7 +157,10 @@ Shape = Annotated[
     str, typer.Option("--shape", callback=read_numbers, metavar="C,H,W", help="The shape of one sample: 3,32,32.")
 ]
 Solver = Annotated[
-    str | None, typer.Option("--solver", "-s", callback=check_solver, help="A solver (see list); default: the best.")
+    str | None,
+    typer.Option(
+        "--solver", "-s", callback=check_solver, help="A solver (see list), or a table.json; default: the best."
+    ),
 ]
 Nfe = Annotated[int | None, typer.Option("--nfe", min=1, help="Budget of network calls.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Number of steps, in place of --nfe.")]

@@ -36,11 +36,14 @@ class Purse:
     seconds: float | None = None
     spent: int = 0
     began: float = field(default_factory=time.monotonic)
+    _asked: float = math.inf
+    _longest: float = 0.0
 
-    @property
     def open(self) -> bool:
-        """Whether something is left."""
-        late = self.seconds is not None and time.monotonic() - self.began > self.seconds
+        """Whether something is left, and time enough for what took longest between two such questions."""
+        now = time.monotonic()
+        self._longest, self._asked = max(self._longest, now - self._asked), now
+        late = self.seconds is not None and now + self._longest > self.began + self.seconds
         return not late and (self.rows is None or self.spent < self.rows)
 
 
@@ -95,11 +98,11 @@ class Found:
         return self.trials[0]
 
 
-def search(task: Task, nfe: int, shorter: Student | None, tick: Callable[[], object]) -> Found:
+def search(task: Task, nfe: int, more: Sequence[Student], tick: Callable[[], object]) -> Found:
     """A student of ``nfe`` calls.
 
-    Every published solver is run from the held-out starts; the best of each grid, and students grown from one of a
-    call less, begin a descent; the best few of them finish it. Args: ``tick`` is called after each step.
+    Every published solver is run from the held-out starts; the best of each grid, and whatever students are given
+    ``more``, begin a descent; the best few of them finish it. ``tick`` is called after each step.
     Raises: ValueError if no published solver can be run with that many calls.
     """
     lesson = task.lesson
@@ -115,9 +118,10 @@ def search(task: Task, nfe: int, shorter: Student | None, tick: Callable[[], obj
     def go_on() -> bool:
         task.purse.spent = before + held_out.spent + sum(train.spent for train in fitted)
         tick()
-        return task.purse.open
+        return task.purse.open()
 
-    students = _beginnings(task, trials, shorter)
+    students = [*more, *_lifted(task, trials)]
+    go_on()
     for train, (count, steps, _) in zip(fitted, ROUNDS, strict=True):
         fits = [descend(train, held_out, begin(train, held_out, student), steps, go_on) for student in students[:count]]
         students = [fit.best for fit in sorted(fits, key=_promise)]
@@ -133,11 +137,12 @@ def _promise(fit: Fit) -> float:
     return fit.held_out
 
 
-def _beginnings(task: Task, trials: Sequence[Trial], shorter: Student | None) -> list[Student]:
-    sde = task.lesson.models[0].sde
-    scouts = diverse([trial for trial in trials if trial.error < float("inf")], ROUNDS[0][0])
-    students = [lift(trial.table, sde, task.labels) for trial in scouts]
-    if shorter is not None:
-        gaps = -torch.diff(torch.tensor([*shorter.places, shorter.last_place]))
-        students = [*(shorter.grown(int(call)) for call in gaps.topk(min(2, len(gaps))).indices), *students]
-    return students
+def _lifted(task: Task, trials: Sequence[Trial]) -> list[Student]:
+    scouts = diverse([trial for trial in trials if math.isfinite(trial.error)], ROUNDS[0][0])
+    return [lift(trial.table, task.lesson.models[0].sde, task.labels) for trial in scouts]
+
+
+def grown(shorter: Student, count: int = 2) -> list[Student]:
+    """Students of one call more, with the new one in the widest gaps between the times told: as good to begin with."""
+    gaps = -torch.diff(torch.tensor([*shorter.places, shorter.last_place]))
+    return [shorter.grown(int(call)) for call in gaps.topk(min(count, len(gaps))).indices]
