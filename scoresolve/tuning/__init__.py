@@ -42,7 +42,7 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
     *,
     seed: int = 0,
     starts: int | Tensor | None = None,
-    held_out: int = 256,
+    held_out: int | None = None,
     features: Features | None = None,
     candidates: Sequence[Candidate] | None = None,
     budget: int | None = None,
@@ -61,9 +61,9 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
         shape: of one sample, (3, 32, 32).
         nfe: network calls; or several numbers of them, each search then begins from the result of the one before.
         seed: of the starts, which are no samples of ``ss.sample`` of the same seed.
-        starts: how many the table is fitted to (default: as many as make 65536 numbers, 256 to 8192), or the states at
+        starts: how many the table is fitted to (default: as many as make 65536 numbers, 256 to 4096), or the states at
             t_max themselves, those held out last.
-        held_out: how many more it is judged by.
+        held_out: how many more it is judged by (default: a quarter as many, 256 at least).
         features: what errors are measured in, a function (batch, ...) -> (batch, ...), say of a perceptual distance;
             default the samples themselves.
         candidates: (solver, grid) pairs to begin from and to be held against.
@@ -130,7 +130,7 @@ def labels_of(model: ScoreModel, ends: tuple[float, float]) -> tuple[float, floa
 def facts_of(model: ScoreModel, asked: Asked, lesson: Lesson, features: Features | None = None) -> dict[str, Any]:
     """What a tuned table says of what it was tuned on."""
     return {
-        "tuned_on": getattr(model.net, "__qualname__", type(model.net).__qualname__),
+        "tuned_on": getattr(model.net, "__qualname__", type(model.net).__qualname__).replace(".<locals>", ""),
         "shape": list(asked.shape),
         **({} if isinstance(asked.starts, Tensor) else {"seed": asked.seed}),
         "starts": len(lesson.train.x),

@@ -12,14 +12,16 @@ import torch
 
 from ..errors import require
 from .candidates import Candidate, Trial, diverse, tried
-from .gauss_newton import Fit, begin, descend
+from .gauss_newton import CAUCHY, Fit, begin, descend
 from .lesson import Lesson
 from .lifting import lift
-from .shooting import Features, Shooting
+from .shooting import Features, Shooting, root_median
 from .student import Student
 
 ROUNDS = ((12, 6, 0.25), (6, 14, 0.25), (3, 60, 1.0))
 """(how many descents, steps at most, share of the starts to fit) of each round; the best held out go on."""
+TAILS = 2.0
+"""Root mean square over median error beyond which a few starts are taken to have most of the error."""
 FEWEST = 128
 """Starts to fit, however small the share."""
 Part = Literal["train", "held_out"]
@@ -120,17 +122,25 @@ def search(task: Task, nfe: int, more: Sequence[Student], tick: Callable[[], obj
         tick()
         return task.purse.open()
 
-    students = [*more, *_lifted(task, trials)]
     go_on()
+    students = [*more, *_lifted(task, trials)][: ROUNDS[0][0]]
+    fits = [begin(held_out, student, width) for width in _widths(trials[0]) for student in students]
     for train, (count, steps, _) in zip(fitted, ROUNDS, strict=True):
-        fits = [descend(train, held_out, begin(train, held_out, student), steps, go_on) for student in students[:count]]
-        students = [fit.best for fit in sorted(fits, key=_promise)]
+        chosen = sorted(fits, key=_promise)[:count] if train is not fitted[0] else fits
+        fits = [descend(train, held_out, begin(held_out, fit.best, fit.width), steps, go_on) for fit in chosen]
     best = min(fits, key=_promise)
+    for width in _widths(trials[0])[1:]:  # the other cost may see a way on
+        other = math.inf if best.width < math.inf else width
+        best = descend(fitted[-1], held_out, begin(held_out, best.best, other), ROUNDS[1][1], go_on)
     go_on()
     if best.held_out >= trials[0].error:
         return Found(None, trials[0].error, trials[0].median, trials)
-    error, median = held_out.errors(best.best)
-    return Found(best.best, error, median, trials)
+    return Found(best.best, best.held_out, root_median(held_out.squares(best.best)), trials)
+
+
+def _widths(trial: Trial) -> list[float]:
+    """The costs to descend by: that of Cauchy too where a few starts have most of the error."""
+    return [math.inf, CAUCHY] if trial.error > TAILS * trial.median else [math.inf]
 
 
 def _promise(fit: Fit) -> float:
