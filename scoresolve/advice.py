@@ -172,7 +172,7 @@ def advise(
     asked = Asked(tuple(shape), seed, starts, held_out, check_ends(model, t_min, t_max), batch_size, dtype, device)
     asked.counts()
     record = Record.open(out, {**describe_model(model), **asdict(asked), "dtype": str(dtype), "device": str(device)})
-    lesson = prepare(model, asked, min(counts[-1], MOST_TUNED), record.taught())
+    lesson = prepare(model, asked, min(counts[-1], MOST_TUNED), taught=record.taught())
     record.keep_taught(lesson.taught)
     purse = Purse(seconds=60 * minutes)
     task = Task(lesson, lambda x: x, False, asked.ends, labels_of(model, asked.ends), published(False), purse)

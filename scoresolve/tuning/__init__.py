@@ -100,7 +100,7 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
     counts = sorted({whole_number("nfe", count) for count in counts})
     asked = Asked(tuple(shape), seed, starts, held_out, check_ends(model, t_min, t_max), batch_size, dtype, device)
     purse = Purse(budget, None if minutes is None else 60 * minutes)
-    lesson = prepare(model, asked, counts[-1])
+    lesson = prepare(model, asked, counts[-1], features or _themselves)
     task = Task(
         lesson, features or _themselves, False, asked.ends, labels_of(model, asked.ends),
         published(False) if candidates is None else candidates, purse,

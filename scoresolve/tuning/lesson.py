@@ -11,7 +11,7 @@ from ..errors import require, whole_number
 from ..model import ScoreModel
 from ..noise import SampleStreams
 from ..starting import check_batch, start_state
-from .shooting import Starts
+from .shooting import Features, Starts
 from .smoothness import accepted_dtype, difference_step
 from .teacher import Converged, converge, relative_goal
 
@@ -67,10 +67,13 @@ class Asked:
         return count, held_out or max(count // 4, 256)
 
 
-def prepare(model: ScoreModel, asked: Asked, calls: int, taught: Converged | None = None) -> Lesson:
+def prepare(
+    model: ScoreModel, asked: Asked, calls: int, features: Features = lambda x: x, taught: Converged | None = None
+) -> Lesson:
     """The starts and their converged ends.
 
-    Args: calls, the most that a student will make; taught, the ends where they are known. Cost: the teacher's.
+    Args: calls, the most that a student will make; features, in which the ends must have converged; taught, the ends
+    where they are known. Cost: the teacher's.
     """
     (count, held_out), (t_min, t_max) = asked.counts(), asked.ends
     x = _states(model, asked, count + held_out)
@@ -79,7 +82,8 @@ def prepare(model: ScoreModel, asked: Asked, calls: int, taught: Converged | Non
     if asked.dtype is None and not isinstance(asked.starts, Tensor):
         x = x.to(accepted_dtype(few, x[:16]))
     if taught is None:
-        taught = converge(model, x, t_max, t_min, goal=relative_goal(_computes_in(model, x)), batch_size=size)
+        goal = relative_goal(_computes_in(model, x))
+        taught = converge(model, x, t_max, t_min, goal=goal, features=features, batch_size=size)
     middle = float(model.sde.time(0.0)) if model.sde.lam(t_max) < 0 < model.sde.lam(t_min) else 0.5 * (t_min + t_max)
     return Lesson(
         Starts(x[:count], taught.ends[:count]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -149,7 +150,11 @@ def _promise(fit: Fit) -> float:
 
 def _lifted(task: Task, trials: Sequence[Trial]) -> list[Student]:
     scouts = diverse([trial for trial in trials if math.isfinite(trial.error)], ROUNDS[0][0])
-    return [lift(trial.table, task.lesson.models[0].sde, task.labels) for trial in scouts]
+    found = []
+    for trial in scouts:
+        with suppress(ValueError):  # a point that its start hardly reaches, in a solution that runs away
+            found.append(lift(trial.table, task.lesson.models[0].sde, task.labels))
+    return found
 
 
 def grown(shorter: Student, count: int = 2) -> list[Student]:
