@@ -225,6 +225,7 @@ PAGES: list[tuple[str, str, Callable[[], str]]] = [
     ("docs/likelihood.md", "likelihood", partial(csv_table, "likelihood_at_equal_error")),
     ("docs/likelihood.md", "hutchinson", partial(csv_table, "hutchinson")),
     ("docs/likelihood.md", "bits", partial(csv_table, "bits_per_dim")),
+    ("docs/gallery.md", "gallery", partial(csv_table, "gallery")),
     ("docs/choosing.md", "network-errors", partial(csv_table, "network_errors")),
     ("docs/systems.md", "systems", partial(csv_table, "systems")),
     ("docs/systems.md", "findings", partial(csv_table, "systems_findings")),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -33,3 +35,49 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
 def test_the_generated_tables_are_current() -> None:
     done = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_public_name_is_on_the_reference_page() -> None:
+    described = set(re.findall(r"^::: scoresolve\.(?:\w+\.)*(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE))
+    assert set(ss.__all__) - described == set()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    pages = re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(pages) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('<a href="https://a.org">x</a> <img src="p.png"> <img src="data:image/png;base64,//x">', []),
+        ('<script async src="https://a.org/x.js">', ["https://a.org/x.js"]),
+        ('<link href="//fonts.org/f.css" rel="stylesheet">', ["//fonts.org/f.css"]),
+        ('<link rel="canonical" href="https://a.org/">', []),
+        ("@import url(https://a.org/f.css); b { background: url('http://a.org/b.png') }", 2),
+        ('<video poster="http://a.org/v.png">', ["http://a.org/v.png"]),
+    ],
+)
+def test_what_a_page_would_load_from_elsewhere_is_seen(text: str, found: list[str] | int) -> None:
+    urls = _load("pages").external(text)
+    assert len(urls) == found if isinstance(found, int) else urls == found
+
+
+def test_formulas_have_letters_that_browsers_draw_and_space_around_functions() -> None:
+    pytest.importorskip("latex2mathml")
+    made = _load("mathml").mathml(r"\mathcal N(0) \; \mathbb{R} \; a \log p \log(x)")
+    assert "\N{MATHEMATICAL SCRIPT CAPITAL N}" in made
+    assert "\N{DOUBLE-STRUCK CAPITAL R}" in made
+    assert 'mathvariant="' not in made
+    thin = '<mspace width="0.167em" />'
+    assert f"<mi>a</mi>{thin}<mi>log</mi>{thin}<mi>p</mi>{thin}<mi>log</mi><mo" in made
+
+
+def _load(name: str) -> ModuleType:
+    """A hook of the site; the folder of the documentation is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
