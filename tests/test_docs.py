@@ -6,6 +6,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -30,6 +31,19 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
             exec(compile(block, f"{page.name}[{number}]", "exec"), namespace)
     assert {info.name for info in ss.solvers()} == before
     assert blocks or page.name in ("api.md", "benchmarks.md", "derivations.md", "concepts.md", "choosing.md")
+
+
+def test_the_code_of_other_libraries_runs_beside_ours() -> None:
+    """Blocks marked ``py`` need libraries that are not dependencies: k-diffusion's is not run at all."""
+    pytest.importorskip("diffusers")
+    pytest.importorskip("azula")
+    text = (ROOT / "docs/migration.md").read_text()
+    blocks = re.findall(r"^```py(?:thon)?\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    namespace: dict[str, object] = {"__name__": "__docs__"}
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        for number, block in enumerate(block for block in blocks if "k_diffusion" not in block):
+            exec(compile(block, f"migration.md[{number}]", "exec"), namespace)
 
 
 def test_the_generated_tables_are_current() -> None:
