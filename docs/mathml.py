@@ -28,11 +28,13 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def mathml(latex: str, display: bool = False) -> str:
-    """A formula of LaTeX as MathML, with what its converter leaves out: letters of alphabets, space around log."""
+    """A formula of LaTeX as MathML, with what its converter leaves out: letters of alphabets, primes, space around log."""
     root = ET.fromstring(convert(latex, display="block" if display else "inline"))
     for element in list(root.iter()):
         if _tag(element) == "mi" and element.get("mathvariant") in ALPHABETS:
             element.text = _letter(element.text or "", ALPHABETS[element.attrib.pop("mathvariant")])
+        if element.text == "\N{PRIME}":  # an operator, or else it is drawn too small to be seen
+            element.tag = f"{{{SPACE}}}mo"
         if _tag(element) == "mrow":
             _space_functions(element)
     return ET.tostring(root, encoding="unicode")

@@ -83,6 +83,7 @@ def test_formulas_have_letters_that_browsers_draw_and_space_around_functions() -
     assert "\N{MATHEMATICAL SCRIPT CAPITAL N}" in made
     assert "\N{DOUBLE-STRUCK CAPITAL R}" in made
     assert 'mathvariant="' not in made
+    assert "<mo>\N{PRIME}</mo>" in _load("mathml").mathml(r"\alpha'")
     thin = '<mspace width="0.167em" />'
     assert f"<mi>a</mi>{thin}<mi>log</mi>{thin}<mi>p</mi>{thin}<mi>log</mi><mo" in made
 
