@@ -28,7 +28,7 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def mathml(latex: str, display: bool = False) -> str:
-    """A formula of LaTeX as MathML, with what its converter leaves out: letters of alphabets, primes, space around log."""
+    """A formula of LaTeX as MathML, with what the converter leaves out: letters of alphabets, primes, space by log."""
     root = ET.fromstring(convert(latex, display="block" if display else "inline"))
     for element in list(root.iter()):
         if _tag(element) == "mi" and element.get("mathvariant") in ALPHABETS:
