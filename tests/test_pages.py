@@ -1,4 +1,4 @@
-"""Pages of results: complete without another file, with tables and charts that the script and a reader without it can use."""
+"""Pages of results: whole without another file, with tables and charts as the script expects them."""
 
 from __future__ import annotations
 
@@ -71,9 +71,8 @@ def test_the_script_finds_what_it_looks_for() -> None:
 def test_a_chart_is_to_scale() -> None:
     """Equal ratios are equal lengths; what is beyond any use is left out; the crowd has no line in the legend."""
     text = chart([Series("s", [(5.0, 1.0), (10.0, 0.1), (20.0, 0.01)], "red"), *LINES[1:]], "calls", "error")
-    x, y = zip(
-        *((float(a), float(b)) for a, b in re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="2.6"', text)), strict=True
-    )
+    places = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="2.6"', text)
+    x, y = ([float(place[axis]) for place in places] for axis in (0, 1))
     assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.11)
     assert y[1] - y[0] == pytest.approx(y[2] - y[1], abs=0.11)
     assert y[0] < y[1]
