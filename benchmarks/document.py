@@ -93,7 +93,7 @@ def chart(series: Sequence[Series], x_title: str, y_title: str, floor: float | N
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_title)}</text>')
     middle = (TOP + HEIGHT - BOTTOM) / 2
     turned = f'x="14" y="{middle}" transform="rotate(-90 14 {middle})"'
-    parts.append(f'<text {turned} text-anchor="middle">{escape(y_title)}</text>')
+    parts.append(f'<text class="y" {turned} text-anchor="middle">{escape(y_title)}</text>')
     if floor:
         parts.append(f'<path class="floor" d="M{LEFT} {y(floor):.1f}H{WIDTH - RIGHT}"/>')
     parts += [_line(one, x, y) for one in sorted(series, key=lambda one: bool(one.colour))]

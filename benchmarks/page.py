@@ -102,7 +102,7 @@ def _chart(report: Report, summary: Summary, kind: str) -> str:
         points = sorted((float(row.nfe or 0), row.error or 0.0) for row in found)
         series.append(Series(label, points, next(colours) if label in chosen else "", not found[0].cell.ours))
     floor = summary.kind_floor(kind) if kind == "sde" else None
-    return chart(series, "network calls (NFE)", summary.metric(kind), floor)
+    return chart(series, "network calls (NFE)", summary.metric(kind).replace(", in closed form", ""), floor)
 
 
 def _cell(row: Row | None, best: bool) -> str:

@@ -14,6 +14,8 @@ SPACE = "http://www.w3.org/1998/Math/MathML"
 THIN = "0.167em"
 ALPHABETS = {"script": "SCRIPT", "double-struck": "DOUBLE-STRUCK", "bold": "BOLD", "fraktur": "FRAKTUR"}
 """What Unicode calls the alphabets: browsers know letters of them, and no longer ``mathvariant``."""
+OPERATORS = {"\N{PRIME}": "\N{PRIME}", "~": "\N{TILDE OPERATOR}"}
+"""Signs that the converter takes for letters: the first would be too small to be seen, the second without space."""
 _FORMULA = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', flags=re.DOTALL)
 ET.register_namespace("", SPACE)
 
@@ -33,8 +35,8 @@ def mathml(latex: str, display: bool = False) -> str:
     for element in list(root.iter()):
         if _tag(element) == "mi" and element.get("mathvariant") in ALPHABETS:
             element.text = _letter(element.text or "", ALPHABETS[element.attrib.pop("mathvariant")])
-        if element.text == "\N{PRIME}":  # an operator, or else it is drawn too small to be seen
-            element.tag = f"{{{SPACE}}}mo"
+        if element.text in OPERATORS:
+            element.tag, element.text = f"{{{SPACE}}}mo", OPERATORS[element.text]
         if _tag(element) == "mrow":
             _space_functions(element)
     return ET.tostring(root, encoding="unicode")

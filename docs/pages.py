@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 _ROLE = re.compile(r":(?:class|func|meth|attr|mod|exc|data):(?P<code><code[^>]*>(?P<name>[^<]*)</code>)")
-_IMAGE = re.compile(r'<img [^>]*?src="(?P<folder>[^"]*?)(?P<name>[\w-]+)\.(?P<ending>svg|webp)"[^>]*>')
+_IMAGE = re.compile(r'<img [^>]*?src="(?P<folder>[^"]*?)(?P<name>[\w-]+)\.(?P<ending>svg|webp|png)"[^>]*>')
 _ASSETS = Path(__file__).resolve().parent / "assets"
 _LOADS = re.compile(
     r"""<(?:script|img|iframe|source|video|audio|embed|object|use|input)\b[^>]*?\b(?:src|srcset|data|href|poster)=["']?
@@ -20,21 +20,23 @@ _LOADS = re.compile(
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """``:class:`Step``` becomes a link to Step where the page describes it; an animation gets its still."""
+    """``:class:`Step``` becomes a link if the page describes Step; an animation gets its still, a plot its full size."""
 
     def link(found: re.Match[str]) -> str:
         name = found["name"].lstrip("~.")
         anchor = f"scoresolve.{name.removeprefix('scoresolve.')}"
         return f'<a href="#{anchor}">{found["code"]}</a>' if f'id="{anchor}"' in content else found["code"]
 
-    def still(found: re.Match[str]) -> str:
+    def picture(found: re.Match[str]) -> str:
+        if found["ending"] == "png":
+            return f'<a href="{found["folder"]}{found["name"]}.png">{found[0]}</a>'
         name = f"{found['name']}_still.{found['ending']}"
         if not (_ASSETS / name).exists():
             return found[0]
         source = f'<source media="(prefers-reduced-motion: reduce)" srcset="{found["folder"]}{name}">'
         return f"<picture>{source}{found[0]}</picture>"
 
-    return _IMAGE.sub(still, _ROLE.sub(link, content))
+    return _IMAGE.sub(picture, _ROLE.sub(link, content))
 
 
 def on_post_build(config: Any, **_: Any) -> None:

@@ -77,12 +77,36 @@ def test_what_a_page_would_load_from_elsewhere_is_seen(text: str, found: list[st
     assert len(urls) == found if isinstance(found, int) else urls == found
 
 
+def test_examples_of_docstrings_are_code() -> None:
+    pytest.importorskip("griffe")
+    text = "One.\n\n>>> f(1)\n2\n>>> g()\n\nTwo.\n>>> h()\n"
+    fenced = _load("doctests").fenced(text)
+    assert fenced == "One.\n\n```pycon\n>>> f(1)\n2\n>>> g()\n```\n\nTwo.\n```pycon\n>>> h()\n```\n"
+
+
+def test_what_the_site_adds_to_a_page() -> None:
+    def page(html: str) -> str:
+        return str(_load("pages").on_page_content(html))
+
+    step = ":class:<code>Step</code>"
+    assert page(step) == "<code>Step</code>"
+    assert (
+        page(f'<h3 id="scoresolve.Step">{step}')
+        == '<h3 id="scoresolve.Step"><a href="#scoresolve.Step"><code>Step</code></a>'
+    )
+    moving, still = '<img alt="" src="../assets/gallery_moons.svg">', '<img src="../assets/gallery_moons_still.svg">'
+    assert 'reduce)" srcset="../assets/gallery_moons_still.svg"' in page(moving)
+    assert page(still) == still
+    assert page('<img src="a/b.png">') == '<a href="a/b.png"><img src="a/b.png"></a>'
+
+
 def test_formulas_have_letters_that_browsers_draw_and_space_around_functions() -> None:
     pytest.importorskip("latex2mathml")
     made = _load("mathml").mathml(r"\mathcal N(0) \; \mathbb{R} \; a \log p \log(x)")
     assert "\N{MATHEMATICAL SCRIPT CAPITAL N}" in made
     assert "\N{DOUBLE-STRUCK CAPITAL R}" in made
     assert 'mathvariant="' not in made
+    assert "<mo>\N{TILDE OPERATOR}</mo>" in _load("mathml").mathml(r"z \sim p")
     assert "<mo>\N{PRIME}</mo>" in _load("mathml").mathml(r"\alpha'")
     thin = '<mspace width="0.167em" />'
     assert f"<mi>a</mi>{thin}<mi>log</mi>{thin}<mi>p</mi>{thin}<mi>log</mi><mo" in made
