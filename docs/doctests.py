@@ -1,4 +1,4 @@
-"""Examples of docstrings as code: Markdown takes ``>>>`` for three quotations, so they are fenced before it sees them."""
+"""Examples of docstrings as code: Markdown takes ``>>>`` for quotations, so they are fenced before it sees them."""
 
 from __future__ import annotations
 

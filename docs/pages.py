@@ -20,7 +20,7 @@ _LOADS = re.compile(
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """``:class:`Step``` becomes a link if the page describes Step; an animation gets its still, a plot its full size."""
+    """``:class:`Step``` becomes a link if the page has Step; an animation gets its still, a plot its full size."""
 
     def link(found: re.Match[str]) -> str:
         name = found["name"].lstrip("~.")
