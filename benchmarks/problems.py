@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 import scoresolve as ss
+from scoresolve.reference import Reference, converge, draw
 
 from . import digits, metrics
-from .reference import Reference, converge, draw
 
 Log = Callable[[str], None]
 PROCESSES: dict[str, Callable[[], ss.SDE]] = {

@@ -15,7 +15,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,11 @@ def tuned(made: Made, calls: int, seed: int) -> dict[str, Any]:
     }
 
 
-def cell(folder: Path, name: str, compute: Any) -> dict[str, Any]:
+def cell(folder: Path, name: str, compute: Callable[..., dict[str, Any]], *arguments: int) -> dict[str, Any]:
     """What a cell's file holds; it is computed and written first where there is none."""
     path = folder / f"{name}.json"
     if not path.exists():
-        write_whole(path, json.dumps(compute(), indent=1).encode())
+        write_whole(path, json.dumps(compute(*arguments), indent=1).encode())
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
@@ -100,15 +101,13 @@ def rows(folder: Path, names: Iterable[str], calls: Sequence[int], seeds: Sequen
     """A line for each problem and number of calls, from the cells; what has no file is measured."""
     found = []
     for name in names:
-        made: Made | None = None
-        for count in tqdm([n for n in calls if n in CALLS_OF_UNSEEN.get(name, calls)], name, leave=False):
-            needed = [f"{name}-{count}-untuned", *(f"{name}-{count}-{seed}" for seed in seeds)]
-            if made is None and not all((folder / f"{one}.json").exists() for one in needed):
-                made = make(name)
-            bare = cell(folder, needed[0], lambda: untuned(made.problem, count))  # noqa: B023
+        counts = [n for n in calls if n in CALLS_OF_UNSEEN.get(name, calls)]
+        made = cache(partial(make, name))  # no sooner than a cell asks for it
+        for count in tqdm(counts, name, leave=False):
+            bare = cell(folder, f"{name}-{count}-untuned", lambda n: untuned(made().problem, n), count)  # noqa: B023
             runs = [
-                cell(folder, one, lambda: tuned(made, count, seed))  # noqa: B023
-                for one, seed in zip(needed[1:], seeds, strict=True)
+                cell(folder, f"{name}-{count}-{seed}", lambda *a: tuned(made(), *a), count, seed)  # noqa: B023
+                for seed in seeds
             ]
             found.append(_line(name, count, bare, runs))
     return found
@@ -126,7 +125,7 @@ def _line(name: str, calls: int, bare: dict[str, Any], runs: list[dict[str, Any]
         "tuned_rmse": statistics.median(run["rmse"] for run in runs),
         "ratio": statistics.median(ratios),
         "worst_ratio": max(ratios),
-        "median_ratio": statistics.median(run["median"] for run in runs) / bare["median"],
+        "median_ratio": statistics.median(run["median"] for run in runs) / bare["median"],  # 0 where none is known
         "starts": options[0]["starts"],
         "million_samples_seen": statistics.median(one["network_rows"] for one in options) / 1e6,
         "minutes": statistics.median(run["minutes"] for run in runs),

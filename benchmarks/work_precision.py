@@ -45,7 +45,7 @@ from benchmarks.digits import QUICK, Training
 from benchmarks.plots import COLOURS, MARKERS
 from benchmarks.problems import PROBLEMS, PROCESSES, Problem, Settings
 from benchmarks.published import DpmAdaptive
-from benchmarks.reference import converge
+from scoresolve.reference import converge
 
 OUT = Path(__file__).resolve().parent / "results"
 CACHE = Path(__file__).resolve().parent / "cache"

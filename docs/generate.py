@@ -146,6 +146,8 @@ PAGES: list[tuple[str, str, Callable[[], str]]] = [
     ("docs/systems.md", "findings", partial(csv_table, "systems_findings")),
     ("docs/systems.md", "systems-bits", partial(csv_table, "systems_bits")),
     ("docs/benchmarks.md", "overhead", partial(csv_table, "overhead")),
+    ("docs/diffusers.md", "gaussian", partial(csv_table, "diffusers_gaussian")),
+    ("docs/diffusers.md", "parity", partial(csv_table, "diffusers_parity")),
 ]
 
 

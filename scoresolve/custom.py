@@ -14,6 +14,36 @@ from .processes import IntegratedBeta
 from .sde import SDE, derivative
 
 
+class MonotoneCubic:
+    """A rising function through nodes at the places 0, 1, ..., N, its slope continuous, in float64.
+
+    Source: Fritsch and Butland 1984.
+    """
+
+    def __init__(self, nodes: np.ndarray) -> None:
+        self.count = len(nodes) - 1
+        self._nodes = torch.from_numpy(nodes)
+        # (4, N): the cubic on each interval, highest power first
+        straight = [[0.0], [0.0], nodes[1:] - nodes[:1], nodes[:1]]
+        cubics = PchipInterpolator(np.arange(self.count + 1.0), nodes).c if self.count > 1 else straight
+        self._cubics = torch.as_tensor(np.array(cubics), dtype=torch.float64)
+
+    def __call__(self, place: Tensor) -> Tensor:
+        """The values at places, the nodes themselves at whole ones."""
+        left = place.detach().floor().clamp(0, self.count - 1).long()
+        return self._cubic(left, place - left)
+
+    def place(self, value: Tensor) -> Tensor:
+        """The inverse: the places at which it has the given values."""
+        nodes = self._nodes.to(value.device)
+        left = (torch.searchsorted(nodes, value.detach().contiguous(), right=True) - 1).clamp(0, self.count - 1)
+        return left + rising_root(lambda part: self._cubic(left, part), value, 1.0)
+
+    def _cubic(self, left: Tensor, part: Tensor) -> Tensor:
+        third, second, first, value = self._cubics.to(left.device)[:, left].unbind()
+        return value + part * (first + part * (second + part * third))
+
+
 class DiscreteVPSDE(IntegratedBeta):
     """A DDPM table of betas, seen as a VP process on [0, 1]: index i is the time ``t = (i + 1) / N``.
 
@@ -26,7 +56,7 @@ class DiscreteVPSDE(IntegratedBeta):
 
     Raises: ValueError if they are empty or leave (0, 1).
 
-    Source: Ho et al. 2020, arXiv:2006.11239; Fritsch and Butland 1984 (the interpolation).
+    Source: Ho et al. 2020, arXiv:2006.11239.
 
     >>> import scoresolve as ss
     >>> sde = ss.DiscreteVPSDE.linear()
@@ -44,11 +74,7 @@ class DiscreteVPSDE(IntegratedBeta):
         self.betas = table
         self.N = table.size
         self.t_eps = 1 / self.N
-        nodes = np.concatenate([[0.0], -np.cumsum(np.log1p(-table))])
-        self._nodes = torch.from_numpy(nodes)
-        # (4, N): the cubic on each interval, highest power first, in units of the index
-        cubics = PchipInterpolator(np.arange(self.N + 1.0), nodes).c if self.N > 1 else [[0.0], [0.0], nodes[1:], [0.0]]
-        self._cubics = torch.as_tensor(np.array(cubics), dtype=torch.float64)
+        self._curve = MonotoneCubic(np.concatenate([[0.0], -np.cumsum(np.log1p(-table))]))
 
     @classmethod
     def linear(cls, beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000) -> DiscreteVPSDE:
@@ -67,18 +93,10 @@ class DiscreteVPSDE(IntegratedBeta):
         return cls(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
 
     def _integral(self, t: Tensor) -> Tensor:
-        place = t * self.N
-        left = place.detach().floor().clamp(0, self.N - 1).long()
-        return self._cubic(left, place - left)
-
-    def _cubic(self, left: Tensor, part: Tensor) -> Tensor:
-        third, second, first, value = self._cubics.to(left.device)[:, left].unbind()
-        return value + part * (first + part * (second + part * third))
+        return self._curve(t * self.N)
 
     def _inverse_integral(self, integral: Tensor) -> Tensor:
-        nodes = self._nodes.to(integral.device)
-        left = (torch.searchsorted(nodes, integral.detach().contiguous(), right=True) - 1).clamp(0, self.N - 1)
-        return (left + rising_root(lambda part: self._cubic(left, part), integral, 1.0)) / self.N
+        return self._curve.place(integral) / self.N
 
     def __repr__(self) -> str:
         return f"DiscreteVPSDE(<{self.N} betas, {self.betas[0]:.6g} to {self.betas[-1]:.6g}>)"

@@ -50,12 +50,14 @@ def differentiable(x: Tensor) -> Tensor:
 def join_conditioning(conditional: dict[str, Any], unconditional: dict[str, Any], batch: int) -> dict[str, Any]:
     """The conditioning of a doubled batch: tensors with a row a sample are stacked, anything else must agree.
 
-    ``unconditional`` is what differs in the second half.
+    ``unconditional`` is what differs in the second half; a mapping is joined value by value.
     """
     joined: dict[str, Any] = {}
     for name, value in conditional.items():
         other = unconditional.get(name, value)
-        if has_rows(value, batch) and isinstance(other, Tensor):
+        if isinstance(value, dict) and isinstance(other, dict):
+            joined[name] = join_conditioning(value, other, batch)
+        elif has_rows(value, batch) and isinstance(other, Tensor):
             joined[name] = torch.cat([value, other.to(value).expand(value.shape)])
         elif value is other or (not isinstance(value, Tensor) and value == other):
             joined[name] = value

@@ -10,6 +10,13 @@ import pytest
 import torch
 from hypothesis import settings
 
+try:
+    import torchvision  # noqa: F401
+except ImportError:
+    pass
+except RuntimeError:  # built for another torch: diffusers' networks load without it, but not beside it
+    sys.modules["torchvision"] = None  # type: ignore[assignment]
+
 torch.set_num_threads(1)  # the states are small, and the tests run side by side
 sys.path.insert(0, str(Path(__file__).parent))
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60, print_blob=True)

@@ -10,7 +10,7 @@ nothing is asked of it but calls (``shooting.py``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
@@ -24,7 +24,7 @@ from ..starting import check_ends, check_model
 from ..table import Table
 from .candidates import Candidate, published
 from .lesson import Asked, Lesson, prepare
-from .search import Found, Purse, Task, search
+from .search import Found, Purse, Task, grown, search
 from .shooting import Features
 from .student import Student
 
@@ -79,8 +79,8 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
 
     Raises: ValueError for arguments that make no sense, before the network is called.
 
-    Cost: the teacher 192 or more calls on all starts; a descent step about n^3/6 + n^2 calls on the starts, with 8
-    descents of 6 steps on a quarter of them and 3 of up to 60 on all.
+    Cost: the teacher 192 or more calls on all starts; a descent step about n^3/6 + n^2 calls on the starts, with 12
+    descents of 6 steps and 6 of 14 on a quarter of them, and 3 of up to 60 on all.
 
     Source: the rule's form, Shaul et al. 2024, arXiv:2403.01329 (BNS) and Cohen et al. 2025, arXiv:2502.17423 (S4S);
     labels apart from the grid, Tong et al. 2025, arXiv:2405.15506 (LD3). Those take gradients through the network.
@@ -102,17 +102,18 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
     purse = Purse(budget, None if minutes is None else 60 * minutes)
     lesson = prepare(model, asked, counts[-1])
     task = Task(
-        lesson, features or _themselves, False, asked.ends, _labels(model, asked.ends),
+        lesson, features or _themselves, False, asked.ends, labels_of(model, asked.ends),
         published(False) if candidates is None else candidates, purse,
     )  # fmt: skip
     found: dict[int, Table] = {}
     student: Student | None = None
     for count in counts:
         with tqdm(desc=f"tuning {count} calls", unit="step", disable=not progress, leave=False) as bar:
-            shorter = student if student is not None and student.calls == count - 1 else None
-            result = search(task, count, shorter, bar.update)
+            more = grown(student) if student is not None and student.calls == count - 1 else []
+            result = search(task, count, more, bar.update)
         student = result.student
-        found[count] = _table(result, lesson, _facts(model, asked, lesson, purse, features))
+        facts = facts_of(model, asked, lesson, features)
+        found[count] = table_of(result, {**facts, "network_rows": purse.spent + lesson.taught.rows})
     return found[counts[0]] if isinstance(nfe, int) else found
 
 
@@ -120,28 +121,27 @@ def _themselves(x: Tensor) -> Tensor:
     return x
 
 
-def _labels(model: ScoreModel, ends: tuple[float, float]) -> tuple[float, float]:
+def labels_of(model: ScoreModel, ends: tuple[float, float]) -> tuple[float, float]:
     """The lowest and the highest time that the network may be told."""
     low, high = ends
     return (low if model.sde.sigma(low) > 0 else min(model.t_eps, 0.5 * high)), high
 
 
-def _facts(model: ScoreModel, asked: Asked, lesson: Lesson, purse: Purse, features: Features | None) -> dict[str, Any]:
-    """What a tuned table says of itself."""
-    count, held_out = len(lesson.train.x), len(lesson.held_out.x)
+def facts_of(model: ScoreModel, asked: Asked, lesson: Lesson, features: Features | None = None) -> dict[str, Any]:
+    """What a tuned table says of what it was tuned on."""
     return {
         "tuned_on": getattr(model.net, "__qualname__", type(model.net).__qualname__),
         "shape": list(asked.shape),
         **({} if isinstance(asked.starts, Tensor) else {"seed": asked.seed}),
-        "starts": count,
-        "held_out": held_out,
+        "starts": len(lesson.train.x),
+        "held_out": len(lesson.held_out.x),
         **({} if features is None else {"features": getattr(features, "__name__", type(features).__name__)}),
         "teacher_gap": lesson.taught.gap,
-        "network_rows": purse.spent + lesson.taught.rows,
     }
 
 
-def _table(found: Found, lesson: Lesson, facts: dict[str, Any]) -> Table:
+def table_of(found: Found, facts: Mapping[str, Any]) -> Table:
+    """The table of what a search found, with its errors beside those of the best published solver."""
     best = found.best
     errors = {"rmse": found.error, "median": found.median}
     options = {**facts, **errors, "best_published": best.name, "best_published_rmse": best.error}

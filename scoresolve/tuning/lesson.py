@@ -67,15 +67,19 @@ class Asked:
         return min(max(RESIDUALS // size, 256), 8192)
 
 
-def prepare(model: ScoreModel, asked: Asked, calls: int) -> Lesson:
-    """The starts and their converged ends. Args: calls, the most that a student will make. Cost: the teacher's."""
+def prepare(model: ScoreModel, asked: Asked, calls: int, taught: Converged | None = None) -> Lesson:
+    """The starts and their converged ends.
+
+    Args: calls, the most that a student will make; taught, the ends where they are known. Cost: the teacher's.
+    """
     count, (t_min, t_max) = asked.count(), asked.ends
     x = _states(model, asked, count + asked.held_out)
     size = asked.batch_size or max(16, CHUNK // (x[0].numel() * (calls + 3) * calls))
     few = model.take(torch.arange(min(len(x), 16), device=x.device), len(x))
     if asked.dtype is None and not isinstance(asked.starts, Tensor):
         x = x.to(accepted_dtype(few, x[:16]))
-    taught = converge(model, x, t_max, t_min, goal=relative_goal(_computes_in(model, x)), batch_size=size)
+    if taught is None:
+        taught = converge(model, x, t_max, t_min, goal=relative_goal(_computes_in(model, x)), batch_size=size)
     middle = float(model.sde.time(0.0)) if model.sde.lam(t_max) < 0 < model.sde.lam(t_min) else 0.5 * (t_min + t_max)
     return Lesson(
         Starts(x[:count], taught.ends[:count]),

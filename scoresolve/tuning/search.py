@@ -18,12 +18,10 @@ from .lifting import lift
 from .shooting import Features, Shooting
 from .student import Student
 
-SCOUTS, FINALISTS = 8, 3
-"""How many descents begin, and how many of them go on."""
-SCOUTING, DESCENT = 6, 60
-"""Steps of the first round, and of the second at most."""
-SHARE, FEWEST = 0.25, 128
-"""Of the starts that the first round is fitted to, and the fewest."""
+ROUNDS = ((12, 6, 0.25), (6, 14, 0.25), (3, 60, 1.0))
+"""(how many descents, steps at most, share of the starts to fit) of each round; the best held out go on."""
+FEWEST = 128
+"""Starts to fit, however small the share."""
 Part = Literal["train", "held_out"]
 
 
@@ -38,11 +36,14 @@ class Purse:
     seconds: float | None = None
     spent: int = 0
     began: float = field(default_factory=time.monotonic)
+    _asked: float = math.inf
+    _longest: float = 0.0
 
-    @property
     def open(self) -> bool:
-        """Whether something is left."""
-        late = self.seconds is not None and time.monotonic() - self.began > self.seconds
+        """Whether something is left, and time enough for what took longest between two such questions."""
+        now = time.monotonic()
+        self._longest, self._asked = max(self._longest, now - self._asked), now
+        late = self.seconds is not None and now + self._longest > self.began + self.seconds
         return not late and (self.rows is None or self.spent < self.rows)
 
 
@@ -97,11 +98,11 @@ class Found:
         return self.trials[0]
 
 
-def search(task: Task, nfe: int, shorter: Student | None, tick: Callable[[], object]) -> Found:
+def search(task: Task, nfe: int, more: Sequence[Student], tick: Callable[[], object]) -> Found:
     """A student of ``nfe`` calls.
 
-    Every published solver is run from the held-out starts; the best of each grid, and students grown from one of a
-    call less, begin a descent; the best few of them finish it. Args: ``tick`` is called after each step.
+    Every published solver is run from the held-out starts; the best of each grid, and whatever students are given
+    ``more``, begin a descent; the best few of them finish it. ``tick`` is called after each step.
     Raises: ValueError if no published solver can be run with that many calls.
     """
     lesson = task.lesson
@@ -111,18 +112,20 @@ def search(task: Task, nfe: int, shorter: Student | None, tick: Callable[[], obj
     )  # fmt: skip
     require(bool(trials), f"a published solver that takes nfe={nfe} calls on this process")
     before = task.purse.spent + len(trials) * nfe * len(lesson.held_out.x)
-    few, train, held_out = task.shooting("train", SHARE), task.shooting("train"), task.shooting("held_out")
+    held_out = task.shooting("held_out")
+    fitted = [task.shooting("train", share) for _, _, share in ROUNDS]
 
     def go_on() -> bool:
-        task.purse.spent = before + few.spent + train.spent + held_out.spent
+        task.purse.spent = before + held_out.spent + sum(train.spent for train in fitted)
         tick()
-        return task.purse.open
+        return task.purse.open()
 
-    scouts = [begin(few, held_out, student) for student in _beginnings(task, trials, shorter)]
-    scouts = [descend(few, held_out, scout, SCOUTING, go_on) for scout in scouts]
-    finalists = [begin(train, held_out, scout.best) for scout in sorted(scouts, key=_promise)[:FINALISTS]]
-    finished = [descend(train, held_out, fit, DESCENT, go_on) for fit in finalists]
-    best = min(finished, key=_promise)
+    students = [*more, *_lifted(task, trials)]
+    go_on()
+    for train, (count, steps, _) in zip(fitted, ROUNDS, strict=True):
+        fits = [descend(train, held_out, begin(train, held_out, student), steps, go_on) for student in students[:count]]
+        students = [fit.best for fit in sorted(fits, key=_promise)]
+    best = min(fits, key=_promise)
     go_on()
     if best.held_out >= trials[0].error:
         return Found(None, trials[0].error, trials[0].median, trials)
@@ -134,11 +137,12 @@ def _promise(fit: Fit) -> float:
     return fit.held_out
 
 
-def _beginnings(task: Task, trials: Sequence[Trial], shorter: Student | None) -> list[Student]:
-    sde = task.lesson.models[0].sde
-    scouts = diverse([trial for trial in trials if trial.error < float("inf")], SCOUTS)
-    students = [lift(trial.table, sde, task.labels) for trial in scouts]
-    if shorter is not None:
-        gaps = -torch.diff(torch.tensor([*shorter.places, shorter.last_place]))
-        students += [shorter.grown(int(call)) for call in gaps.topk(min(2, len(gaps))).indices]
-    return students
+def _lifted(task: Task, trials: Sequence[Trial]) -> list[Student]:
+    scouts = diverse([trial for trial in trials if math.isfinite(trial.error)], ROUNDS[0][0])
+    return [lift(trial.table, task.lesson.models[0].sde, task.labels) for trial in scouts]
+
+
+def grown(shorter: Student, count: int = 2) -> list[Student]:
+    """Students of one call more, with the new one in the widest gaps between the times told: as good to begin with."""
+    gaps = -torch.diff(torch.tensor([*shorter.places, shorter.last_place]))
+    return [shorter.grown(int(call)) for call in gaps.topk(min(count, len(gaps))).indices]

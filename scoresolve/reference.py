@@ -18,7 +18,9 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-import scoresolve as ss
+from .errors import BudgetError, ScoreSolveError
+from .model import ScoreModel
+from .sampling import sample
 
 SOFTENING = 2e-3
 NOISELESS = 1e-5
@@ -41,8 +43,11 @@ class Reference:
     calls: int
 
 
-def converge(model: ss.ScoreModel, start: Tensor, exact: bool) -> Reference:
+def converge(model: ScoreModel, start: Tensor, exact: bool = False) -> Reference:
     """Integrate at ever tighter tolerances until two results agree, to 1e-6 where the arithmetic allows it.
+
+    Args: start (batch, ...), the states at t_max; exact, whether the network has no error of its own down to noise
+    zero: else a flow to there ends with its data prediction at t_eps, as solvers do.
 
     A network that computes in float32 (or less) is asked for as much as its rounding leaves. One whose answer jumps
     with time (a rounded index label) cannot be integrated adaptively: then a fine fixed grid is taken. Either way
@@ -56,7 +61,7 @@ def converge(model: ss.ScoreModel, start: Tensor, exact: bool) -> Reference:
         before = model.nfe
         try:
             ends = _integrate(model, start, exact, tolerance)
-        except ss.ScoreSolveError:
+        except ScoreSolveError:
             break
         gap = math.inf if found is None else _gap(ends, found.ends)
         found = Reference(ends, gap, f"DOP853, tolerance {tolerance:.0e}", model.nfe - before)
@@ -65,19 +70,19 @@ def converge(model: ss.ScoreModel, start: Tensor, exact: bool) -> Reference:
     return found if found is not None and math.isfinite(found.consistency) else _fixed(model, start)
 
 
-def _double(model: ss.ScoreModel, start: Tensor) -> bool:
+def _double(model: ScoreModel, start: Tensor) -> bool:
     """Whether the network computes in float64; a plain function is taken to follow its input."""
     parameters = model.net.parameters() if isinstance(model.net, torch.nn.Module) else iter(())
     return all(p.dtype == torch.float64 for p in [start, *parameters] if p.is_floating_point())
 
 
-def draw(model: ss.ScoreModel, start: Tensor) -> Tensor:
+def draw(model: ScoreModel, start: Tensor) -> Tensor:
     """End points for sample sets, whose comparison sees no error of this size: one integration, to 1e-4."""
     if model.time == "index":
         return _fixed(model, start).ends
     try:
         return _integrate(model, start, exact=False, tolerance=1e-4)
-    except ss.ScoreSolveError:
+    except ScoreSolveError:
         return _fixed(model, start).ends
 
 
@@ -85,14 +90,14 @@ def _gap(x: Tensor, y: Tensor) -> float:
     return float((x - y).square().mean().sqrt())
 
 
-def _fixed(model: ss.ScoreModel, start: Tensor) -> Reference:
+def _fixed(model: ScoreModel, start: Tensor) -> Reference:
     """Second-order multistep on 250 and on 500 steps; the finer one is the reference."""
     grid = "uniform" if model.time == "index" else None  # the only one that fits on a table of a thousand
-    coarse, fine = (ss.sample(model, start=start, solver="dpmpp_2m", steps=n, grid=grid) for n in (250, 500))
+    coarse, fine = (sample(model, start=start, solver="dpmpp_2m", steps=n, grid=grid) for n in (250, 500))
     return Reference(fine.samples, _gap(fine.samples, coarse.samples), "dpmpp_2m, 500 steps", fine.nfe)
 
 
-def _integrate(model: ss.ScoreModel, start: Tensor, exact: bool, tolerance: float) -> Tensor:
+def _integrate(model: ScoreModel, start: Tensor, exact: bool, tolerance: float) -> Tensor:
     """Dormand and Prince's method of order 8 (scipy's), which never steps past its end."""
     sde, t_max, t_min = model.sde, model.t_max, model.t_min
     noiseless = sde.sigma(t_min) == 0
@@ -105,7 +110,7 @@ def _integrate(model: ss.ScoreModel, start: Tensor, exact: bool, tolerance: floa
         t = min(max(sde.time(-math.log(math.tan(theta))), last), t_max)
         norm = math.hypot(sde.alpha(t), sde.sigma(t))
         if model.nfe >= limit:
-            raise ss.BudgetError(f"more than {MOST_CALLS} network calls at tolerance {tolerance:g}")
+            raise BudgetError(f"more than {MOST_CALLS} network calls at tolerance {tolerance:g}")
         state = torch.from_numpy(flat).to(start).reshape(start.shape)
         velocity = model.v(norm * state, t) * (rate / norm)
         return velocity.double().flatten().cpu().numpy()
@@ -114,7 +119,7 @@ def _integrate(model: ss.ScoreModel, start: Tensor, exact: bool, tolerance: floa
         first = (start.double() / math.hypot(sde.alpha(t_max), sde.sigma(t_max))).flatten().cpu().numpy()
         found = solve_ivp(flow, clock, first, method="DOP853", t_eval=clock[1:], rtol=tolerance, atol=tolerance)
         if not found.success:
-            raise ss.ScoreSolveError(found.message)
+            raise ScoreSolveError(found.message)
         y = torch.from_numpy(found.y[:, -1].copy()).to(start).reshape(start.shape)
         x: Tensor = y * math.hypot(sde.alpha(last), sde.sigma(last))
         return model.data(x, last) * sde.alpha(t_min) if noiseless else x

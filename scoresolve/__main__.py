@@ -1,0 +1,5 @@
+"""``python -m scoresolve``: the command line."""
+
+from .cli import main
+
+main()
