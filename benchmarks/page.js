@@ -63,6 +63,15 @@ function chart(figure, tip) {
     tip.style.left = `${Math.max(8, left)}px`;
     tip.style.top = `${event.clientY + 18 + tip.offsetHeight > innerHeight ? event.clientY - 14 - tip.offsetHeight : event.clientY + 18}px`;
   };
+  const known = new Set(points.map((point) => point.series.dataset.label));
+  for (let next = figure.nextElementSibling; next && !["FIGURE", "H2"].includes(next.tagName); next = next.nextElementSibling) {
+    for (const row of next.querySelectorAll("tbody tr")) { // a row of the tables below singles out its line
+      const label = row.cells[0].textContent;
+      if (!known.has(label)) continue;
+      row.addEventListener("pointerenter", () => single(label));
+      row.addEventListener("pointerleave", () => single(pressed));
+    }
+  }
   svg.addEventListener("pointermove", show);
   svg.addEventListener("pointerdown", show);
   svg.addEventListener("pointerleave", () => { tip.hidden = true; single(pressed); });
