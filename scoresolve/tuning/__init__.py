@@ -22,7 +22,7 @@ from ..errors import require, whole_number
 from ..model import ScoreModel
 from ..starting import check_ends, check_model
 from ..table import Table
-from .candidates import Candidate, published
+from .candidates import Candidate, check_candidates, published
 from .lesson import Asked, Lesson, prepare
 from .search import Found, Purse, Task, grown, search
 from .shooting import Features
@@ -99,6 +99,7 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
     require(bool(counts), "nfe= a number of network calls, or several")
     counts = sorted({whole_number("nfe", count) for count in counts})
     asked = Asked(tuple(shape), seed, starts, held_out, check_ends(model, t_min, t_max), batch_size, dtype, device)
+    check_candidates(candidates or ())
     purse = Purse(budget, None if minutes is None else 60 * minutes)
     lesson = prepare(model, asked, counts[-1], features or _themselves)
     task = Task(

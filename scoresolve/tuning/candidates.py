@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ..errors import ScoreSolveError
+from ..errors import ScoreSolveError, unknown
+from ..grids import GRIDS as EVERY_GRID
 from ..model import ScoreModel
+from ..registry import get_solver
 from ..sampling import sample
 from ..table import Table
 from .shooting import Features, Starts, root_mean, root_median, squares_of
@@ -37,6 +40,14 @@ class Trial:
         return f"{self.candidate[0]} on {self.candidate[1]}"
 
 
+def check_candidates(candidates: Iterable[Candidate]) -> None:
+    """Raise ValueError, suggesting the nearest, for a solver or a grid that does not exist."""
+    for solver, grid in candidates:
+        get_solver(solver)
+        if grid not in EVERY_GRID:
+            raise ValueError(unknown("grid", grid, EVERY_GRID))
+
+
 def published(stochastic: bool) -> list[Candidate]:
     """Those that do best somewhere, on every grid that any of them likes."""
     return [(solver, grid) for solver in (SDE_SOLVERS if stochastic else ODE_SOLVERS) for grid in GRIDS]
@@ -62,10 +73,12 @@ def tried(
     found = []
     for solver, grid in candidates:
         try:
-            run = sample(
-                model, start=starts.x, solver=solver, grid=grid, nfe=nfe, t_max=t_max, t_min=t_min,
-                batch_size=batch_size, noise=starts.noise,
-            )  # fmt: skip
+            with warnings.catch_warnings():  # of large weights: the error will say whether they matter
+                warnings.simplefilter("ignore", UserWarning)
+                run = sample(
+                    model, start=starts.x, solver=solver, grid=grid, nfe=nfe, t_max=t_max, t_min=t_min,
+                    batch_size=batch_size, noise=starts.noise,
+                )  # fmt: skip
         except (ScoreSolveError, ValueError):  # no such grid on this process, or a solution that ran away
             continue
         if run.table is None or run.table.nfe != nfe or float(run.times[0]) != t_max:

@@ -72,15 +72,13 @@ def _step(train: Shooting, held_out: Shooting, fit: Fit) -> tuple[Fit, float]:
     width = max(fit.width * root_median(squares), 1e-30)
     before = _cost(squares, width)
     normal = train.normal(fit.student, width)
-    for mu, change in _changes(normal, fit.damping):
-        student = fit.student.moved(change)
+    for mu, student in _students(fit.student, normal, fit.damping):
         after = _cost(train.squares(student), width)
         if after < before:
             held = root_mean(held_out.squares(student))
             best, lowest = (student, held) if held < fit.held_out else (fit.best, fit.held_out)
-            return replace(
-                fit, best=best, held_out=lowest, student=student, damping=max(mu / 3, 1e-12)
-            ), 1 - after / before
+            moved = replace(fit, best=best, held_out=lowest, student=student, damping=max(mu / 3, 1e-12))
+            return moved, 1 - after / before
     return replace(fit, done=True), 0.0
 
 
@@ -91,11 +89,24 @@ def _cost(squares: np.ndarray, width: float) -> float:
     return cost if math.isfinite(cost) else math.inf
 
 
-def _changes(normal: Normal, damping: float) -> Iterator[tuple[float, np.ndarray]]:
-    """Changes of ever heavier damping."""
+def _students(student: Student, normal: Normal, damping: float) -> Iterator[tuple[float, Student]]:
+    """Students moved by steps of ever heavier damping.
+
+    A label that a step would take past its neighbour or out of its range stops there. Cut off so, a step may lead
+    uphill: the same step with these labels held where they are comes next.
+    """
     scale = np.sqrt(np.diag(normal.gram))
     scale[~(scale > 1e-14 * scale.max(initial=1e-300))] = math.inf  # a number without effect stays as it is
-    gram = normal.gram / np.outer(scale, scale)
     for trial in range(TRIALS):
         mu = damping * 4.0**trial
-        yield mu, -np.linalg.solve(gram + mu * np.eye(len(scale)), normal.gradient / scale) / scale
+        change = _change(normal, scale, mu)
+        moved = student.moved(change)
+        yield mu, moved
+        stopped = ~np.isclose(moved.vector(), student.vector() + change, rtol=1e-12, atol=1e-12)
+        if stopped.any():
+            yield mu, student.moved(_change(normal, np.where(stopped, math.inf, scale), mu))
+
+
+def _change(normal: Normal, scale: np.ndarray, mu: float) -> np.ndarray:
+    gram = normal.gram / np.outer(scale, scale)
+    return np.asarray(-np.linalg.solve(gram + mu * np.eye(len(scale)), normal.gradient / scale) / scale)

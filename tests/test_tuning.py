@@ -1,0 +1,234 @@
+"""Tuned tables: each part against something exact, and the whole on laws whose converged ends are known."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+import scoresolve as ss
+from scoresolve.propagation import affine_map
+from scoresolve.tuning.gauss_newton import begin, descend
+from scoresolve.tuning.lifting import lift
+from scoresolve.tuning.search import grown
+from scoresolve.tuning.shooting import Shooting, Starts, root_mean
+from scoresolve.tuning.teacher import converge
+
+PROCESSES = (ss.VPSDE(), ss.EDM(), ss.RectifiedFlow())
+FEW = [("ddim", "karras"), ("dpmpp_2m", "balanced"), ("ipndm_2", "quadratic"), ("heun", "uniform")]
+
+
+def mixture(d: int = 2) -> ss.exact.GaussianMixture:
+    means = torch.zeros(3, d, dtype=torch.float64)
+    means[:, 0] = torch.tensor([-1.5, 0.2, 1.0])
+    means[:, -1] += torch.tensor([0.3, -0.8, 0.5])
+    widths = torch.tensor([0.1, 0.05, 0.02], dtype=torch.float64)[:, None, None]
+    return ss.exact.GaussianMixture([0.5, 0.2, 0.3], means, widths * torch.eye(d, dtype=torch.float64))
+
+
+def starts(model: ss.ScoreModel, count: int, d: int, seed: int = 0) -> torch.Tensor:
+    normal = torch.randn(count, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return normal * model.sde.prior_std(model.t_max)
+
+
+def shooting(model: ss.ScoreModel, x: torch.Tensor, targets: torch.Tensor, **more: object) -> Shooting:
+    given = {"features": lambda x: x, "laws": False, "step": 1e-6, "size": 16, **more}
+    return Shooting(model, Starts(x, targets), **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+def test_every_deterministic_table_lifts_to_a_student_of_the_same_ends(sde: ss.SDE) -> None:
+    model = mixture().model(sde)
+    x = starts(model, 6, 2)
+    lifted = 0
+    for info in ss.solvers():
+        if info.kind != "ode" or info.adaptive:
+            continue
+        run = ss.sample(model, start=x, solver=info.name, nfe=12, grid="balanced")
+        table = run.table
+        if table is None:
+            continue
+        student = lift(table, sde, (0.0, sde.t_max))
+        assert student.calls == table.nfe
+        ends = shooting(model, x, x).ends(student)
+        scale = max(1.0, max(sum(map(abs, row.commit)) for row in table.rows))  # rounding is multiplied by the weights
+        assert float((ends - run.samples).abs().max()) < 1e-11 * scale, info.name
+        assert torch.allclose(ss.sample(model, start=x, solver=student.table("lifted", {})).samples, ends, atol=1e-12)
+        lifted += 1
+    assert lifted > 40
+
+
+def test_the_normal_equations_are_those_of_central_differences() -> None:
+    model = mixture().model(ss.VPSDE())
+    x = starts(model, 40, 2)
+    targets = x.roll(1, 0) * 0.3
+    table = ss.build_table("dpmpp_2m", model.sde, ss.grids.karras(model.sde, 4, 1.0, 1e-3))
+    student = lift(table, model.sde, (1e-3, 1.0))
+    for features in (lambda x: x, lambda x: (2 * x).sin()):
+        shots = shooting(model, x, targets, features=features)
+        normal = shots.normal(student, math.inf)
+        jacobian = []
+        for number in range(len(student.vector())):
+            change = np.zeros(len(student.vector()))
+            change[number] = 1e-6
+            up, down = (features(shots.ends(student.moved(sign * change))) for sign in (1, -1))
+            jacobian.append(((up - down) / 2e-6).flatten())
+        j = torch.stack(jacobian, dim=1).numpy()
+        residual = (features(shots.ends(student)) - features(targets)).flatten().numpy()
+        free = [
+            n for n in range(18) if n != 14
+        ]  # 14 weights, then 4 places: the first label stands at the end of its range, and only falls
+        scale = np.sqrt(np.diag(normal.gram))
+        gram, gradient = j.T @ j / len(residual), j.T @ residual / len(residual)
+        assert (
+            np.abs((normal.gram - gram)[np.ix_(free, free)] / np.outer(scale, scale)[np.ix_(free, free)]).max() < 1e-4
+        )
+        assert np.abs((normal.gradient - gradient)[free] / scale[free]).max() < 1e-4
+
+
+def test_a_student_that_has_grown_ends_where_it_did_and_labels_never_rise() -> None:
+    model = mixture().model(ss.VPSDE())
+    x = starts(model, 8, 2)
+    student = lift(ss.build_table("unipc_3", model.sde, ss.grids.karras(model.sde, 5, 1.0, 1e-3)), model.sde, (1e-3, 1))
+    shots = shooting(model, x, x)
+    for more in grown(student, 4):
+        assert more.calls == 6
+        assert torch.allclose(shots.ends(more), shots.ends(student), rtol=0, atol=1e-11)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        times = student.moved(rng.normal(size=len(student.vector()))).times
+        assert all(1e-3 <= later <= earlier <= 1.0 for earlier, later in pairwise(times))
+
+
+def test_a_descent_finds_the_rule_that_made_the_targets() -> None:
+    model = mixture().model(ss.VPSDE())
+    x = starts(model, 200, 2)
+    table = ss.build_table("dpmpp_2m", model.sde, ss.grids.quadratic(model.sde, 4, 1.0, 1e-3))
+    made = lift(table, model.sde, (1e-3, 1.0))
+    shots = shooting(model, x, x)
+    shots = shooting(model, x, shots.ends(made), size=200)
+    noise = np.random.default_rng(0).normal(size=len(made.vector())) * 0.01
+    noise[14:] = 0  # the first label is at the end of its range: a step over it is cut off
+    fit = begin(shots, made.moved(noise))
+    found = descend(shots, shots, fit, 40, lambda: True)
+    assert found.held_out < 1e-6 < 3e-3 < fit.held_out
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+def test_the_teacher_is_the_exact_flow_of_a_gaussian(sde: ss.SDE) -> None:
+    law = ss.exact.Gaussian(torch.tensor([0.5, -1.0]), torch.diag(torch.tensor([1.0, 0.01])))
+    x = starts(law.model(sde), 16, 2)
+    t_min = 1e-2
+    found = converge(law.model(sde), x, sde.t_max, t_min, goal=1e-7)
+    assert float((found.ends - law.flow(sde, x, sde.t_max, t_min)).abs().max()) < 1e-6
+    assert 0.9 < found.rows / (16 * (2 * found.calls - 64)) < 1.1
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+def test_tuned_tables_beat_all_published_ones_on_starts_not_seen(sde: ss.SDE) -> None:
+    law = mixture()
+    model = law.model(sde)
+    table = ss.tune(model, (2,), 5, starts=400, held_out=256, candidates=FEW, seed=3)
+    x = law.marginal(sde, sde.t_max).sample(512, generator=torch.Generator().manual_seed(9))
+    truth = converge(model, x, sde.t_max, model.t_min, goal=1e-7).ends
+
+    def error(solver: str | ss.Table, **more: object) -> float:
+        return root_mean(((ss.sample(model, start=x, solver=solver, **more).samples - truth) ** 2).mean(1).numpy())  # type: ignore[arg-type]
+
+    plain = min(error(solver, grid=grid, nfe=5) for solver, grid in FEW if solver != "heun")
+    assert error(table) < 0.6 * plain
+    again = ss.Table.from_json(table.to_json())
+    alone = torch.cat([ss.sample(model, start=one[None], solver=again).samples for one in x[:3]])
+    assert torch.equal(again.to_json() and alone, ss.sample(model, start=x[:3], solver=table, batch_size=1).samples)
+    assert torch.allclose(alone, ss.sample(model, start=x, solver=table).samples[:3], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("calls", "most"), [(5, 0.04), (10, 4e-4)])
+def test_tables_of_a_gaussian_come_near_the_best_rational_approximation(calls: int, most: float) -> None:
+    # eigenvalues over six decades; the errors are those of the affine map itself, no sample is taken
+    d, sde, t_min = 32, ss.EDM(), 0.002
+    law = ss.exact.Gaussian(torch.zeros(d), torch.diag(torch.logspace(-4, 2, d, dtype=torch.float64)))
+    first, last = law.marginal(sde, sde.t_max), law.marginal(sde, t_min)
+    x = first.sample(512 + 128, generator=torch.Generator().manual_seed(0))
+    scale = last.variances[0].sqrt()
+
+    def whitened(x: torch.Tensor) -> torch.Tensor:
+        return (x @ law.bases[0]) / scale
+
+    candidates = [("ipndm_3", "log_snr"), ("unipc_2", "log_snr"), ("dpmpp_2m", "log_snr"), ("deis_tab2", "log_snr")]
+    table = ss.tune(
+        law.model(sde), (d,), calls, starts=x, held_out=128, features=whitened, t_min=t_min, candidates=candidates
+    )
+    gain = affine_map(table, law, sde)[0]
+    assert float((gain * first.variances[0].sqrt() / scale - 1).abs().max()) < most
+
+
+def test_nothing_worse_than_the_best_published_table_comes_back() -> None:
+    model = mixture().model(ss.VPSDE())
+    table = ss.tune(model, (2,), 4, starts=64, held_out=64, candidates=FEW, budget=1)
+    assert table.solver in dict(FEW)
+    assert table.options["rmse"] == table.options["best_published_rmse"]
+    run = ss.sample(model, shape=(4, 2), solver=table, seed=0)
+    plain = ss.sample(model, shape=(4, 2), solver=table.solver, grid=dict(FEW)[table.solver], nfe=4, seed=0)
+    assert torch.equal(run.samples, plain.samples)
+
+
+def test_several_numbers_of_calls_and_what_a_table_says_of_itself() -> None:
+    model = mixture().model(ss.VPSDE())
+    found = ss.tune(model, (2,), [3, 4], starts=128, held_out=128, candidates=FEW[:2], seed=7)
+    assert [table.nfe for table in found.values()] == [3, 4]
+    assert found[4].options["rmse"] < found[3].options["rmse"]  # grown from it
+    said = found[3].options
+    assert (said["seed"], said["starts"], said["held_out"], said["shape"]) == (7, 128, 128, [2])
+    assert said["network_rows"] > 192 * 256  # the teacher's alone
+    assert "tuned_on" in str(found[3])
+    assert ss.tune(model, (2,), 3, starts=128, held_out=128, candidates=FEW[:2], seed=7) == found[3]
+
+
+def test_a_network_in_float32_and_a_conditional_one() -> None:
+    inner = mixture().model(ss.VPSDE()).net
+    bias = torch.linspace(-0.3, 0.3, 96)[:, None]
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift = torch.nn.Parameter(torch.zeros(2))
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+            return inner(x.double() - bias, t.double()).float() + bias + self.shift
+
+    model = ss.ScoreModel(Net(), ss.VPSDE(), predicts="data").condition(bias=bias)
+    table = ss.tune(model, (2,), 4, starts=64, held_out=32, candidates=FEW[:3])
+    assert table.options["rmse"] < 0.6 * table.options["best_published_rmse"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"nfe": 0}, "nfe"),
+        ({"nfe": []}, "several"),
+        ({"starts": torch.zeros(9, 3)}, r"starts of shape \(count, \*\(2,\)\)"),
+        ({"starts": torch.zeros(9, 2), "held_out": 9}, "held out"),
+        ({"t_max": 2.0}, "t_max"),
+        ({"candidates": [("huen", "uniform")]}, "heun"),
+        ({"candidates": [("heun", "unifrom")]}, "uniform"),
+        ({"candidates": []}, "nfe=4"),
+    ],
+)
+def test_what_makes_no_sense_is_said(given: dict[str, object], message: str) -> None:
+    model = mixture().model(ss.VPSDE())
+    calls = model.nfe
+    with pytest.raises(ValueError, match=message):
+        ss.tune(model, (2,), **{"nfe": 4, "starts": 32, "held_out": 16, **given})  # type: ignore[call-overload]
+    assert model.nfe == calls or given == {"candidates": []}
+
+
+def test_nothing_is_said_of_candidates_that_are_not_taken() -> None:
+    law = ss.exact.Gaussian(torch.zeros(2), torch.diag(torch.tensor([1.0, 1e-4])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ss.tune(law.model(ss.EDM()), (2,), 5, starts=32, held_out=16, candidates=[("flow_abm_4", "log_snr"), *FEW[:1]])
