@@ -1,8 +1,8 @@
 """Tables tuned to a network against the best untuned solver: ``python benchmarks/tuning.py``.
 
 For every problem and number of calls: ``ss.tune`` with three seeds, and every deterministic solver of ours on every
-grid and of the peers at all their options, each judged by the root mean square error of its ends from the same 512
-starts, none of which took part in the tuning (256 for the U-Net). The best untuned one is chosen *with* these in view.
+grid and of the peers at all their options, each judged by the root mean square error of its ends from the same 256 to
+4096 starts, none of which took part in the tuning. The best untuned one is chosen *with* these in view.
 
 Each cell is a file: a run that is killed goes on where it was. Writes ``tuning.csv`` and ``tuning.png``.
 """
@@ -75,8 +75,7 @@ def _label(cell: Cell) -> str:
 def tuned(made: Made, calls: int, seed: int) -> dict[str, Any]:
     """A table tuned with a seed, its errors on the problem's own starts, and its cost."""
     problem, began = made.problem, time.perf_counter()
-    held_out = max(256, made.starts // 2)
-    table = ss.tune(problem.model, tuple(problem.shape), calls, seed=seed, starts=made.starts, held_out=held_out)
+    table = ss.tune(problem.model, tuple(problem.shape), calls, seed=seed, starts=made.starts, held_out=made.starts)
     minutes = (time.perf_counter() - began) / 60
     starts = problem.starts[: len(problem.reference.ends)]
     ends = ss.sample(problem.model, start=starts, solver=table).samples

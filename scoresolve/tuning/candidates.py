@@ -22,7 +22,7 @@ ODE_SOLVERS = (
     "velocity_ab2", "velocity_ab3", "flow_abm_2", "flow_abm_3", "flow_abm_4", "heun", "midpoint", "dpm_solver_2s",
 )  # fmt: skip
 SDE_SOLVERS = ("dpmpp_2m_sde", "er_sde_2", "er_sde_3", "sa_solver", "ddpm", "euler_maruyama", "exponential_2")
-GRIDS = ("balanced", "quadratic", "karras", "log_snr", "uniform", "optimised")
+GRIDS = ("balanced", "quadratic", "karras", "log_snr", "uniform", "optimised", "cosine")
 
 
 @dataclass(frozen=True)
