@@ -51,6 +51,7 @@ class Asked:
     batch_size: int | None
     dtype: torch.dtype | None
     device: torch.device | str | None
+    stochastic: bool = False
 
     def count(self) -> int:
         """How many starts there are to fit. Raises: ValueError."""
@@ -82,8 +83,8 @@ def prepare(model: ScoreModel, asked: Asked, calls: int, taught: Converged | Non
         taught = converge(model, x, t_max, t_min, goal=relative_goal(_computes_in(model, x)), batch_size=size)
     middle = float(model.sde.time(0.0)) if model.sde.lam(t_max) < 0 < model.sde.lam(t_min) else 0.5 * (t_min + t_max)
     return Lesson(
-        Starts(x[:count], taught.ends[:count]),
-        Starts(x[count:], taught.ends[count:]),
+        Starts(x[:count], taught.ends[:count], _noise(asked, 0, count)),
+        Starts(x[count:], taught.ends[count:], _noise(asked, count, len(x))),
         (_part(model, x, 0, count), _part(model, x, count, len(x))),
         taught,
         difference_step(few, x[:16] / model.sde.prior_std(t_max), middle),
@@ -99,6 +100,11 @@ def _states(model: ScoreModel, asked: Asked, count: int) -> Tensor:
         asked.dtype or torch.float64, asked.device,
     )  # fmt: skip
     return unit * model.sde.prior_std(asked.ends[1])
+
+
+def _noise(asked: Asked, first: int, last: int) -> SampleStreams | None:
+    """The noise of stochastic students: always the same for a start, so that two students differ by their numbers."""
+    return SampleStreams(asked.seed, range(APART + first, APART + last)) if asked.stochastic else None
 
 
 def _part(model: ScoreModel, x: Tensor, first: int, last: int) -> ScoreModel:

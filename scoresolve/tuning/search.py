@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from ..errors import require
+from ..exact import Gaussian
 from .candidates import Candidate, Trial, diverse, tried
 from .gauss_newton import Fit, begin, descend
 from .lesson import Lesson
-from .lifting import lift
+from .lifting import lift, liftable
 from .shooting import Features, Shooting
 from .student import Student
 
 ROUNDS = ((12, 6, 0.25), (6, 14, 0.25), (3, 60, 1.0))
 """(how many descents, steps at most, share of the starts to fit) of each round; the best held out go on."""
+OPENED = 4
+"""How many descents begin at each opening."""
 FEWEST = 128
 """Starts to fit, however small the share."""
 Part = Literal["train", "held_out"]
@@ -47,7 +50,7 @@ class Purse:
         return not late and (self.rows is None or self.spent < self.rows)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """What tables are searched for.
 
@@ -57,6 +60,7 @@ class Task:
         ends: the last and the first time. labels: the lowest and the highest time the network may be told.
         candidates: published solvers to begin from.
         purse: what may be spent.
+        opening: the law whose flow took the starts to the first time, where that is not the process' own.
     """
 
     lesson: Lesson
@@ -66,6 +70,7 @@ class Task:
     labels: tuple[float, float]
     candidates: Sequence[Candidate]
     purse: Purse
+    opening: Gaussian | None = None
 
     def shooting(self, part: Part, share: float = 1.0) -> Shooting:
         """From the starts to fit or those held out, or from the first share of them."""
@@ -84,62 +89,96 @@ class Found:
     """What a search found.
 
     Attributes: student (None where no descent beat the best published solver), error and median (held out), trials
-    (the published solvers, the best first).
+    (the published solvers without opening, the best first), task (what it was found for: with an opening or without),
+    lead (the best published solver of all, for that task where there is no student).
     """
 
     student: Student | None
     error: float
     median: float
     trials: Sequence[Trial]
+    task: Task
+    lead: Trial
 
     @property
     def best(self) -> Trial:
-        """The best published solver, on the held-out starts."""
+        """The best published solver without opening, on the held-out starts."""
         return self.trials[0]
 
 
-def search(task: Task, nfe: int, more: Sequence[Student], tick: Callable[[], object]) -> Found:
+class _Lane:
+    """One task on its way: what published solvers make of it, and the shootings that its students are fitted by."""
+
+    def __init__(self, task: Task, nfe: int, more: Sequence[Student]) -> None:
+        lesson = task.lesson
+        self.task = task
+        self.trials = tried(
+            lesson.models[1], task.candidates, nfe, lesson.held_out, task.features,
+            laws=task.laws, ends=task.ends, batch_size=lesson.size,
+        )  # fmt: skip
+        self.held_out = task.shooting("held_out")
+        self.fitted = [task.shooting("train", share) for _, _, share in ROUNDS]
+        self._tried = len(self.trials) * nfe * len(lesson.held_out.x)
+        count = ROUNDS[0][0] if task.opening is None else OPENED
+        self.students = [*more, *_lifted(task, self.trials, count)][:count]
+
+    @property
+    def spent(self) -> int:
+        """Samples the network has seen."""
+        return self._tried + self.held_out.spent + sum(train.spent for train in self.fitted)
+
+
+def search(
+    task: Task,
+    nfe: int,
+    more: Sequence[Student],
+    tick: Callable[[], object],
+    opened: Mapping[Task, Sequence[Student]] | None = None,
+) -> Found:
     """A student of ``nfe`` calls.
 
     Every published solver is run from the held-out starts; the best of each grid, and whatever students are given
-    ``more``, begin a descent; the best few of them finish it. ``tick`` is called after each step.
+    ``more``, begin a descent; the best few of them finish it. ``tick`` is called after each step. ``opened``: the same
+    task from later times, with more students for each: they take part, and the best of all is found.
     Raises: ValueError if no published solver can be run with that many calls.
     """
-    lesson = task.lesson
-    trials = tried(
-        lesson.models[1], task.candidates, nfe, lesson.held_out, task.features,
-        laws=task.laws, ends=task.ends, batch_size=lesson.size,
-    )  # fmt: skip
-    require(bool(trials), f"a published solver that takes nfe={nfe} calls on this process")
-    before = task.purse.spent + len(trials) * nfe * len(lesson.held_out.x)
-    held_out = task.shooting("held_out")
-    fitted = [task.shooting("train", share) for _, _, share in ROUNDS]
+    before = task.purse.spent
+    lanes = [_Lane(task, nfe, more)]
+    require(bool(lanes[0].trials), f"a published solver that takes nfe={nfe} calls on this process")
+    lanes += [_Lane(later, nfe, students) for later, students in (opened or {}).items()]
+    lanes = [lane for lane in lanes if lane.trials]
 
     def go_on() -> bool:
-        task.purse.spent = before + held_out.spent + sum(train.spent for train in fitted)
+        task.purse.spent = before + sum(lane.spent for lane in lanes)
         tick()
         return task.purse.open()
 
-    students = [*more, *_lifted(task, trials)]
     go_on()
-    for train, (count, steps, _) in zip(fitted, ROUNDS, strict=True):
-        fits = [descend(train, held_out, begin(train, held_out, student), steps, go_on) for student in students[:count]]
-        students = [fit.best for fit in sorted(fits, key=_promise)]
-    best = min(fits, key=_promise)
+    runners = [(lane, student) for lane in lanes for student in lane.students]
+    for number, (_, steps, _) in enumerate(ROUNDS):
+        fits = []
+        for lane, student in runners:
+            fit = begin(lane.fitted[number], lane.held_out, student)
+            fits.append((lane, descend(lane.fitted[number], lane.held_out, fit, steps, go_on)))
+        fits.sort(key=_promise)
+        runners = [(lane, fit.best) for lane, fit in fits][: ROUNDS[min(number + 1, len(ROUNDS) - 1)][0]]
     go_on()
-    if best.held_out >= trials[0].error:
-        return Found(None, trials[0].error, trials[0].median, trials)
-    error, median = held_out.errors(best.best)
-    return Found(best.best, error, median, trials)
+    leading = min(lanes, key=lambda lane: lane.trials[0].error)
+    lead = leading.trials[0]
+    if not fits or _promise(fits[0]) >= lead.error:
+        return Found(None, lead.error, lead.median, lanes[0].trials, leading.task, lead)
+    lane, best = fits[0]
+    error, median = lane.held_out.errors(best.best)
+    return Found(best.best, error, median, lanes[0].trials, lane.task, lead)
 
 
-def _promise(fit: Fit) -> float:
-    return fit.held_out
+def _promise(fit: tuple[_Lane, Fit]) -> float:
+    return fit[1].held_out
 
 
-def _lifted(task: Task, trials: Sequence[Trial]) -> list[Student]:
-    scouts = diverse([trial for trial in trials if math.isfinite(trial.error)], ROUNDS[0][0])
-    return [lift(trial.table, task.lesson.models[0].sde, task.labels) for trial in scouts]
+def _lifted(task: Task, trials: Sequence[Trial], count: int) -> list[Student]:
+    able = [trial for trial in trials if math.isfinite(trial.error) and liftable(trial.table)]
+    return [lift(trial.table, task.lesson.models[0].sde, task.labels) for trial in diverse(able, count)]
 
 
 def grown(shorter: Student, count: int = 2) -> list[Student]:

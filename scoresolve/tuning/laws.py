@@ -1,0 +1,75 @@
+r"""Features in which laws are compared: random Fourier features, whose means differ by the maximum mean discrepancy.
+
+For a kernel ``k(x, y) = mean_w exp(-|x - y|^2 / (2 w^2))``, an average of Gaussians of several widths w, the maximum
+mean discrepancy of two laws P and Q is
+
+    MMD^2(P, Q) = E k(X, X') - 2 E k(X, Y) + E k(Y, Y'),        X, X' ~ P and Y, Y' ~ Q independent,
+
+zero only if P = Q. By Bochner's theorem ``k(x, y) = E cos(omega . (x - y))`` with omega = xi / w, xi standard normal
+and w one of the widths. With M such frequencies and the features
+
+    phi(x) = sqrt(2) (cos(omega_1 . x), sin(omega_1 . x), ..., cos(omega_M . x), sin(omega_M . x))
+
+``phi(x) . phi(y) / (2 M)`` is the average of M independent cosines of that expectation, so that
+
+    mean over the 2 M features of (E phi(X) - E phi(Y))^2  ->  MMD^2(P, Q),        error O(M^{-1/2}):
+
+a sum of squares, as Gauss and Newton's method wants it. Two sets of n samples of one law are not at zero but at about
+``(1 - E k(X, X')) 2 / n``.
+
+The widths are the data's own: from the median distance to the nearest neighbour to the median distance of any two, in
+a geometric progression. Finer ones would see nothing but single samples, coarser ones nothing but the mean.
+
+Source: Gretton et al. 2012, JMLR 13:723; Rahimi and Recht 2007.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+FREQUENCIES, WIDTHS, SEEN = 256, 4, 1024
+"""How many frequencies there are, of how many widths, and how many samples the widths are taken from at most."""
+
+
+class FourierFeatures:
+    """The features phi, (batch, ...) -> (batch, 2 M). Args: frequencies (d, M)."""
+
+    def __init__(self, frequencies: Tensor) -> None:
+        self.frequencies = frequencies
+
+    def __call__(self, x: Tensor) -> Tensor:
+        angles = x.flatten(1) @ self.frequencies.to(x)
+        return math.sqrt(2) * torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def fourier_features(samples: Tensor, seed: int, count: int = FREQUENCIES) -> FourierFeatures:
+    """The features for laws like that of some samples (n, ...).
+
+    >>> import torch
+    >>> from scoresolve.tuning.laws import fourier_features, widths_of
+    >>> x = torch.randn(500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    >>> y = 0.5 + torch.randn(500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    >>> phi = fourier_features(x, seed=0, count=4096)
+    >>> found = (phi(x).mean(dim=0) - phi(y).mean(dim=0)).square().mean()
+    >>> def k(x, y):
+    ...     return torch.stack([(-0.5 * (torch.cdist(x, y) / w) ** 2).exp().mean() for w in widths_of(x)]).mean()
+    >>> bool((found / (k(x, x) - 2 * k(x, y) + k(y, y)) - 1).abs() < 0.1)
+    True
+    """
+    widths = widths_of(samples).repeat(-(-count // WIDTHS))[:count]
+    normals = torch.randn(samples[0].numel(), count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return FourierFeatures((normals / widths).to(samples))
+
+
+def widths_of(samples: Tensor) -> Tensor:
+    """From the median distance of nearest neighbours to that of all pairs: (WIDTHS,) float64, on the host."""
+    points = samples[:SEEN].flatten(1).double().cpu()
+    distances = torch.cdist(points, points)
+    distances.fill_diagonal_(math.inf)
+    nearest = float(distances.amin(dim=1).median())
+    middle = float(distances[distances.isfinite()].median())
+    low = math.log(max(nearest, 1e-3 * middle, 1e-300))
+    return torch.linspace(low, math.log(max(middle, 1e-300)), WIDTHS, dtype=torch.float64).exp()
