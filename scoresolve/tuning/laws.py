@@ -15,7 +15,8 @@ and w one of the widths. With M such frequencies and the features
     mean over the 2 M features of (E phi(X) - E phi(Y))^2  ->  MMD^2(P, Q),        error O(M^{-1/2}):
 
 a sum of squares, as Gauss and Newton's method wants it. Two sets of n samples of one law are not at zero but at about
-``(1 - E k(X, X')) 2 / n``.
+``(1 - E k(X, X')) 2 / n``. Students and teacher start from different noise: from the same, a table with little noise of
+its own would end near its targets one by one, and be taken for one that meets their law better than it does.
 
 The widths are the data's own: from the median distance to the nearest neighbour to the median distance of any two, in
 a geometric progression. Finer ones would see nothing but single samples, coarser ones nothing but the mean.
