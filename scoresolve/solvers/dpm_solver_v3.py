@@ -144,6 +144,6 @@ def _seen_from(combination: np.ndarray, end: np.ndarray) -> np.ndarray:
 
 
 def _trimmed(weights: np.ndarray) -> list[float]:
-    """Without the zeros of outputs that are not used."""
-    used = np.flatnonzero(weights)
+    """Without the outputs that are not used, but for what rounding leaves of weights that cancel."""
+    used = np.flatnonzero(np.abs(weights) > 1e-14 * np.abs(weights).max())
     return [float(weight) for weight in weights[: used[-1] + 1]] if len(used) else []

@@ -58,9 +58,7 @@ class Asked:
         """How many starts there are to fit. Raises: ValueError."""
         held_out = whole_number("held_out", self.held_out)
         if isinstance(self.starts, Tensor):
-            require(
-                not self.stochastic, "starts= a number with stochastic=True, whose targets have other starts"
-            )
+            require(not self.stochastic, "starts= a number with stochastic=True, whose targets have other starts")
             check_batch(self.starts, "starts")
             shape = tuple(self.starts.shape[1:])
             require(shape == self.shape, f"starts of shape (count, *{self.shape}), got {tuple(self.starts.shape)}")
