@@ -25,6 +25,7 @@ Source: Zheng et al. 2023, arXiv:2310.13268; elementwise l is their diagonal of 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -92,6 +93,12 @@ class ModelStatistics:
     @cached_property
     def _growth(self) -> _Curve:
         return _Curve(self.lam, self.growth)
+
+    @property
+    def summary(self) -> str:
+        """What a table made of them says: how many places, from where to where, and a hash that tells them apart."""
+        told = hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+        return f"{len(self.lam)} places of lam from {self.lam[0]:.4g} to {self.lam[-1]:.4g}, {told}"
 
     def to_json(self) -> str:
         """As JSON text, numbers to the last bit."""

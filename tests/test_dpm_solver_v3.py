@@ -78,13 +78,12 @@ def test_without_statistics_it_is_exact_unipc() -> None:
         np.testing.assert_allclose(row.commit, other.commit, rtol=1e-9, atol=1e-12)
 
 
-def test_a_table_remembers_its_statistics_as_json() -> None:
+def test_tables_and_statistics_are_json() -> None:
     statistics = statistics_of(ROUND, VP, n=32)
     table = ss.build_table("dpm_solver_v3", VP, ss.grids.balanced(VP, 4, 1.0, 1e-3), statistics=statistics)
-    again = ss.Table.from_json(table.to_json())
-    assert again == table
-    kept = again.options["statistics"]
-    assert ss.ModelStatistics(**{name: tuple(column) for name, column in kept.items()}) == statistics
+    assert ss.Table.from_json(table.to_json()) == table
+    assert ss.ModelStatistics.from_json(statistics.to_json()) == statistics
+    assert table.options["statistics"] == statistics.summary != statistics_of(LONG, VP, n=32).summary
 
 
 def test_chunks_and_refusals() -> None:

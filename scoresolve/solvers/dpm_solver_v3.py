@@ -19,7 +19,7 @@ Source: Zheng et al. 2023, arXiv:2310.13268, alg. 1, with exact integrals, and w
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -59,8 +59,8 @@ def dpm_solver_v3(
     points = sde.points(times)
     for here, there in pairwise(points):
         run.step(here, there)
-    said = {"statistics": statistics and {k: list(v) for k, v in asdict(statistics).items()}}
-    options = {**said, "outputs": outputs, "unic": unic}
+    said = None if statistics is None else statistics.summary
+    options = {"statistics": said, "outputs": outputs, "unic": unic}
     return Table.of(run.rows, times, sde, "dpm_solver_v3", options=options)
 
 

@@ -18,8 +18,10 @@ a sum of squares, as Gauss and Newton's method wants it. Two sets of n samples o
 ``(1 - E k(X, X')) 2 / n``. Students and teacher start from different noise: from the same, a table with little noise of
 its own would end near its targets one by one, and be taken for one that meets their law better than it does.
 
-The widths are the data's own: from the median distance to the nearest neighbour to the median distance of any two, in
-a geometric progression. Finer ones would see nothing but single samples, coarser ones nothing but the mean.
+The widths are the data's own, in a geometric progression: up to the root mean square distance of two samples, down to
+an eighth of it or to the median distance of nearest neighbours, whichever is more (in many dimensions, where all
+distances are alike, the latter). Finer ones see single samples: the derivatives of their means are noise, which makes
+the steps of the method short (measured: none longer than a per mille of the error at a ratio of 1000).
 
 Source: Gretton et al. 2012, JMLR 13:723; Rahimi and Recht 2007.
 """
@@ -31,8 +33,8 @@ import math
 import torch
 from torch import Tensor
 
-FREQUENCIES, WIDTHS, SEEN = 256, 4, 1024
-"""How many frequencies there are, of how many widths, and how many samples the widths are taken from at most."""
+FREQUENCIES, WIDTHS, RATIO, SEEN = 256, 4, 8.0, 1024
+"""How many frequencies there are, of how many widths, of what ratio, and of how many samples at most they are taken."""
 
 
 class FourierFeatures:
@@ -53,10 +55,10 @@ def fourier_features(samples: Tensor, seed: int, count: int = FREQUENCIES) -> Fo
     >>> from scoresolve.tuning.laws import fourier_features, widths_of
     >>> x = torch.randn(500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     >>> y = 0.5 + torch.randn(500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    >>> phi = fourier_features(x, seed=0, count=4096)
+    >>> phi, widths = fourier_features(x, seed=0, count=4096), widths_of(x)
     >>> found = (phi(x).mean(dim=0) - phi(y).mean(dim=0)).square().mean()
     >>> def k(x, y):
-    ...     return torch.stack([(-0.5 * (torch.cdist(x, y) / w) ** 2).exp().mean() for w in widths_of(x)]).mean()
+    ...     return torch.stack([(-0.5 * (torch.cdist(x, y) / w) ** 2).exp().mean() for w in widths]).mean()
     >>> bool((found / (k(x, x) - 2 * k(x, y) + k(y, y)) - 1).abs() < 0.1)
     True
     """
@@ -66,11 +68,10 @@ def fourier_features(samples: Tensor, seed: int, count: int = FREQUENCIES) -> Fo
 
 
 def widths_of(samples: Tensor) -> Tensor:
-    """From the median distance of nearest neighbours to that of all pairs: (WIDTHS,) float64, on the host."""
+    """The widths for some samples (n, ...): (WIDTHS,) float64, rising, on the host."""
     points = samples[:SEEN].flatten(1).double().cpu()
     distances = torch.cdist(points, points)
-    distances.fill_diagonal_(math.inf)
-    nearest = float(distances.amin(dim=1).median())
-    middle = float(distances[distances.isfinite()].median())
-    low = math.log(max(nearest, 1e-3 * middle, 1e-300))
-    return torch.linspace(low, math.log(max(middle, 1e-300)), WIDTHS, dtype=torch.float64).exp()
+    far = float(distances.square().mean().sqrt())
+    nearest = float(distances.fill_diagonal_(math.inf).amin(dim=1).median())
+    widths = torch.linspace(math.log(max(nearest, far / RATIO)), math.log(far), WIDTHS, dtype=torch.float64)
+    return widths.exp()
