@@ -36,6 +36,9 @@ from torch import Tensor
 FREQUENCIES, WIDTHS, RATIO, SEEN = 256, 4, 8.0, 1024
 """How many frequencies there are, of how many widths, of what ratio, and of how many samples at most they are taken."""
 
+SURE = 3.0
+"""Standard errors by which a law must be closer to be taken for closer."""
+
 
 class FourierFeatures:
     """The features phi, (batch, ...) -> (batch, 2 M). Args: frequencies (d, M)."""
@@ -75,3 +78,24 @@ def widths_of(samples: Tensor) -> Tensor:
     nearest = float(distances.fill_diagonal_(math.inf).amin(dim=1).median())
     widths = torch.linspace(math.log(max(nearest, far / RATIO)), math.log(far), WIDTHS, dtype=torch.float64)
     return widths.exp()
+
+
+def clearly_closer(found: Tensor, other: Tensor, wanted: Tensor) -> bool:
+    """Whether the law seen in features ``found`` (n, features) is closer to that of ``wanted`` than ``other``'s is.
+
+    The difference of the two squared discrepancies, ``mean (s - t)^2 - (p - t)^2`` with s, p and t the means, must be
+    below zero by three standard errors. Its dependence on sample i, to first order, is ``2 mean [(s - t) found_i -
+    (p - t) other_i - (s - p) wanted_i]``; the samples of both may share start and noise. Below the noise of the sets
+    one of many students always looks better than what it began from.
+
+    >>> import torch
+    >>> from scoresolve.tuning.laws import clearly_closer
+    >>> x = torch.randn(3, 500, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    >>> clearly_closer(x[0], x[1] + 0.5, x[2]), clearly_closer(x[0], x[1], x[2]), clearly_closer(x[1], x[0], x[2])
+    (True, False, False)
+    """
+    found, other, wanted = found.double(), other.double(), wanted.double()
+    s, p, t = found.mean(dim=0), other.mean(dim=0), wanted.mean(dim=0)
+    gap = ((s - t).square() - (p - t).square()).mean()
+    each = 2 * ((s - t) * (found - s) - (p - t) * (other - p) - (s - p) * (wanted - t)).mean(dim=1)
+    return bool(gap < -SURE * each.std() / math.sqrt(len(each)))

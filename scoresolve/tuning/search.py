@@ -12,8 +12,10 @@ import torch
 
 from ..errors import require
 from ..exact import Gaussian
+from ..sampling import sample
 from .candidates import Candidate, Trial, diverse, tried
 from .gauss_newton import Fit, begin, descend
+from .laws import clearly_closer
 from .lesson import Lesson
 from .lifting import lift, liftable
 from .shooting import Features, Shooting
@@ -165,11 +167,24 @@ def search(
     go_on()
     leading = min(lanes, key=lambda lane: lane.trials[0].error)
     lead = leading.trials[0]
-    if not fits or _promise(fits[0]) >= lead.error:
+    if not fits or _promise(fits[0]) >= lead.error or not _sure(*fits[0], leading):
         return Found(None, lead.error, lead.median, lanes[0].trials, leading.task, lead)
     lane, best = fits[0]
     error, median = lane.held_out.errors(best.best)
     return Found(best.best, error, median, lanes[0].trials, lane.task, lead)
+
+
+def _sure(lane: _Lane, fit: Fit, leading: _Lane) -> bool:
+    """Whether the student is better than the best published solver, not only by the noise of two sets of samples."""
+    task, held_out = leading.task, leading.task.lesson.held_out
+    if not task.laws:
+        return True
+    run = sample(
+        task.lesson.models[1], start=held_out.x, solver=leading.trials[0].table, noise=held_out.noise,
+        batch_size=task.lesson.size,
+    )  # fmt: skip
+    ends = lane.held_out.ends(fit.best)
+    return clearly_closer(*(task.features(x) for x in (ends, run.samples, held_out.targets)))
 
 
 def _promise(fit: tuple[_Lane, Fit]) -> float:
