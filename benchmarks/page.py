@@ -1,49 +1,38 @@
-"""One self-contained HTML page: the plot, a table for each problem and kind, and samples side by side."""
+"""One self-contained HTML page: a chart and a table for each problem and kind, and samples side by side."""
 
 from __future__ import annotations
 
-import base64
 import io
-from collections.abc import Iterable
 from html import escape
+from itertools import cycle
 from pathlib import Path
 
 import torch
 from matplotlib.image import imsave
 from torch import Tensor
 
+from .document import Series, cell, chart, data_uri, document, table
 from .measure import Row
-from .report import KINDS, Report, Summary, arrange, caption, notes, text_of
+from .plots import named
+from .report import KINDS, Report, Summary, arrange, caption, finite, notes, text_of
 from .verdict import Verdict, tables
 
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #8886; }
-h3 { font-size: 1rem; margin-bottom: .3rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .3rem 0 1.2rem; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-td.best { font-weight: 700; background: #00a06a33; }
-td.failed { color: #c33; } .small { color: #888; font-size: .87rem; }
-.wide { overflow-x: auto; } img.plot { max-width: 100%; background: white; }
-img.samples { image-rendering: pixelated; height: 36px; display: block; }
-"""
 SHOWN_CALLS = (5, 10, 20)
+HUES = ("#2f7fd0", "#d5620d", "#0a9b72", "#c15fa0", "#c79400", "#8d6fd1", "#c9403f", "#5f8f1f", "#1da3b8", "#8a6d55")
+"""Of lines, to be told apart on white and on black."""
 
 
-def write_page(
-    report: Report, plot: Path, path: Path, truths: dict[str, Tensor], verdict: Verdict | None = None
-) -> None:
+def write_page(report: Report, path: Path, truths: dict[str, Tensor], verdict: Verdict | None = None) -> None:
     """Write the page. ``truths``: for problems of images, the first converged end points."""
     facts = report.facts
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    links = [f'<a href="#{escape(one.name)}">{escape(one.title)}</a>' for one in report.summaries]
     parts = [
         "<h1>Solvers against network calls</h1>",
         f'<p class="small">{escape(versions)}; seed {facts["seed"]}, {escape(facts["device"])}, '
         f"process {escape(facts['process'])}, t from {facts['t_max']:g} to {facts['t_min']:g}, "
         f"{facts['wall_time']:.0f} s, {escape(facts['started'])}.</p>",
-        f'<img class="plot" alt="error against network calls" src="{data_uri(plot.read_bytes())}">',
+        f"<nav>{' '.join(links)}</nav>",
     ]
     for summary in report.summaries:
         parts.append(f'<h2 id="{escape(summary.name)}">{escape(summary.title)}</h2>')
@@ -60,22 +49,10 @@ def write_page(
     path.write_text(document("scoresolve benchmark", parts))
 
 
-def document(title: str, parts: Iterable[str]) -> str:
-    """A page that needs no other file."""
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
-
-
 def _verdict(verdict: Verdict) -> list[str]:
     parts = ["<h2>Against the peers</h2>"]
     for title, head, lines in tables(verdict):
-        rows = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in line) + "</tr>" for line in lines)
-        names = "".join(f"<th>{escape(name)}</th>" for name in head)
-        parts.append(f'<h3>{escape(title)}</h3><div class="wide"><table><tr>{names}</tr>{rows}</table></div>')
+        parts.append(f"<h3>{escape(title)}</h3>{table(head, [[cell(text) for text in line] for line in lines])}")
     return parts
 
 
@@ -89,32 +66,49 @@ def _tables(report: Report, summary: Summary, kind: str) -> list[str]:
     rows = report.of(summary.name, kind)
     grid = arrange(report, rows, summary.tie(kind))
     parts = []
+    if rows:
+        parts.append(_chart(report, summary, kind))
     if grid.cells:
-        head = "".join(f"<th>{budget}</th>" for budget in grid.budgets)
-        lines = [f"<tr><th>{KINDS[kind]}</th>{head}</tr>"]
-        for label, line in grid.cells.items():
-            cells = "".join(_cell(line.get(b), label in grid.best[b]) for b in grid.budgets)
-            lines.append(f"<tr><td>{escape(label)}</td>{cells}</tr>")
-        parts.append(f"<h3>{escape(caption(summary, kind, rows))}</h3>")
-        parts.append(f'<div class="wide"><table>{"".join(lines)}</table></div>')
+        lines = [
+            [cell(label), *(_cell(line.get(budget), label in grid.best[budget]) for budget in grid.budgets)]
+            for label, line in grid.cells.items()
+        ]
+        parts.append(f'<p class="small">{escape(caption(summary, kind, rows))}</p>')
+        parts.append(table([KINDS[kind], *map(str, grid.budgets)], lines))
     if adaptive := [row for row in rows if row.cell.budget is None]:
-        lines = ["<tr><th>adaptive</th><th>tolerance</th><th>calls</th><th>error</th></tr>"]
-        for row in adaptive:
-            tolerance = "" if row.cell.tolerance is None else f"{row.cell.tolerance:g}"
-            lines.append(
-                f"<tr><td>{escape(report.label(row))}</td><td>{tolerance}</td><td>{row.nfe or ''}</td>"
-                f"{_cell(row, False)}</tr>"
-            )
-        parts.append(f'<div class="wide"><table>{"".join(lines)}</table></div>')
-    return parts
+        lines = [
+            [
+                cell(report.label(row)),
+                cell("" if row.cell.tolerance is None else f"{row.cell.tolerance:g}"),
+                cell(str(row.nfe or "")),
+                _cell(row, False),
+            ]
+            for row in adaptive
+        ]
+        parts.append(table(["adaptive", "tolerance", "calls", "error"], lines))
+    return [f"<h3>{KINDS[kind].capitalize()}</h3>", *parts] if parts else []
+
+
+def _chart(report: Report, summary: Summary, kind: str) -> str:
+    """A line for each solver: in colour those that the picture names too, peers dashed, the others in the crowd."""
+    rows = report.of(summary.name, kind)
+    chosen = named(report, kind, [row for one in report.summaries for row in report.of(one.name, kind)])
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        if finite(row) and row.nfe and row.error:
+            lines.setdefault(report.label(row), []).append(row)
+    series, colours = [], cycle(HUES)
+    for label, found in lines.items():
+        points = sorted((float(row.nfe or 0), row.error or 0.0) for row in found)
+        series.append(Series(label, points, next(colours) if label in chosen else "", not found[0].cell.ours))
+    floor = summary.kind_floor(kind) if kind == "sde" else None
+    return chart(series, "network calls (NFE)", summary.metric(kind).replace(", in closed form", ""), floor)
 
 
 def _cell(row: Row | None, best: bool) -> str:
     if row is not None and row.status != "ok":
-        return f'<td class="{row.status.replace(" ", "-")}" title="{escape(row.message)}">{escape(text_of(row))}</td>'
-    facts = "" if row is None else f' title="{escape(_facts(row))}"'
-    mark = ' class="best"' if best else ""
-    return f"<td{mark}{facts}>{escape(text_of(row))}</td>"
+        return cell(text_of(row), row.status.replace(" ", "-"), row.message)
+    return cell(text_of(row), "best" if best else "", "" if row is None else _facts(row))
 
 
 def _facts(row: Row) -> str:
@@ -135,21 +129,19 @@ def _samples(report: Report, summary: Summary, truth: Tensor) -> list[str]:
     calls = [calls for calls in SHOWN_CALLS if calls in grid.budgets] or list(grid.budgets[:3])
     if not calls:
         return []
-    lines = [f"<tr><th></th>{''.join(f'<th>{n} calls</th>' for n in calls)}</tr>"]
-    lines.append(f"<tr><td>exact</td>{_strip(truth) * len(calls)}</tr>")
+    lines = [[cell("exact"), *[_strip(truth)] * len(calls)]]
     for label, line in grid.cells.items():
-        strips = "".join(_strip(row.shown) if (row := line.get(n)) else "<td></td>" for n in calls)
-        lines.append(f"<tr><td>{escape(label)}</td>{strips}</tr>")
+        lines.append([cell(label), *(_strip(row.shown if (row := line.get(n)) else None) for n in calls)])
     return [
         "<h3>Samples from the same starts (a stochastic solver leaves them)</h3>",
-        f'<div class="wide"><table>{"".join(lines)}</table></div>',
+        table(["", *(f"{n} calls" for n in calls)], lines, "words"),
     ]
 
 
 def _strip(images: Tensor | None) -> str:
     if images is None:
-        return "<td></td>"
-    return f'<td><img class="samples" alt="samples" src="{data_uri(picture(images))}"></td>'
+        return cell("")
+    return cell("", html=f'<img class="samples" alt="samples" src="{data_uri(picture(images))}">')
 
 
 def picture(images: Tensor, columns: int | None = None) -> bytes:
@@ -165,8 +157,3 @@ def picture(images: Tensor, columns: int | None = None) -> bytes:
     buffer = io.BytesIO()
     imsave(buffer, pixels, format="png")
     return buffer.getvalue()
-
-
-def data_uri(png: bytes) -> str:
-    """A picture inside a page."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

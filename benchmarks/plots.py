@@ -62,13 +62,13 @@ def _styles(report: Report) -> dict[str, dict[str, Any]]:
     styles: dict[str, dict[str, Any]] = {}
     for kind in KINDS:
         rows = [row for summary in report.summaries for row in report.of(summary.name, kind)]
-        named = _named(report, kind, rows)
+        chosen = named(report, kind, rows)
         for ours in (True, False):
             labels = dict.fromkeys(report.label(row) for row in rows if row.cell.ours == ours)
             for label in labels:
-                if label not in named:
+                if label not in chosen:
                     styles[label] = dict(OTHERS[ours])
-            for i, label in enumerate(label for label in labels if label in named):
+            for i, label in enumerate(label for label in labels if label in chosen):
                 style = {"marker": MARKERS[i % len(MARKERS)], "markersize": 4.5, "linewidth": 1.3, "label": label}
                 if ours:
                     style |= {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[kind]}
@@ -79,15 +79,15 @@ def _styles(report: Report) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def _named(report: Report, kind: str, rows: list[Row]) -> set[str]:
+def named(report: Report, kind: str, rows: list[Row]) -> set[str]:
     """The labels with a line of their own: of peers, and of a crowd of ours, those best somewhere."""
     ours = {report.label(row) for row in rows if row.cell.ours}
-    named = {label for label in ours if label in LANDMARKS} if len(ours) > CROWD else ours
+    found = {label for label in ours if label in LANDMARKS} if len(ours) > CROWD else ours
     for summary in report.summaries:
         here = [row for row in rows if row.cell.problem == summary.name]
         for side in (True, False):
-            named = named | report.leaders(here, side, summary.tie(kind))
-    return named
+            found = found | report.leaders(here, side, summary.tie(kind))
+    return found
 
 
 def _panel(

@@ -217,7 +217,7 @@ def _write(report: Report, problems: list[Problem], folder: Path, verdict: Verdi
         write_verdict(verdict, folder)
     draw(report, folder / "nfe.png")
     truths = {p.name: p.reference.ends[:SHOWN].float().cpu() for p in problems if p.images}
-    write_page(report, folder / "nfe.png", folder / "report.html", truths, verdict)
+    write_page(report, folder / "report.html", truths, verdict)
 
 
 def _versions() -> dict[str, Any]:

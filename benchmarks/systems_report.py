@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -17,8 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from .classical import SYSTEMS
+from .document import Series, cell, chart, data_uri, document
+from .document import table as html_table
 from .findings import findings
-from .page import data_uri, document, picture
+from .page import HUES, picture
 from .plots import COLOURS, MARKERS
 from .systems_results import GUIDED, REAL, TITLES, Results
 
@@ -46,7 +49,7 @@ def write(results: Results, folder: Path) -> None:
     (folder / "samples").mkdir(exist_ok=True)
     for (system, sampler), samples in results.shown.items():
         (folder / "samples" / f"{system}-{sampler}.png").write_bytes(picture(samples, columns=20))
-    (folder / "systems.html").write_text(_page(results, folder))
+    (folder / "systems.html").write_text(_page(results))
     for title, names, rows in (
         (f"{results.count} samples a seed", head, lines),
         ("bits per dimension", *bits_table(results)),
@@ -90,19 +93,34 @@ def _csv(path: Path, head: Sequence[str], lines: Sequence[Sequence[str]]) -> Non
         writer.writerows(lines)
 
 
+@dataclass(frozen=True)
+class Point:
+    """A sampler in the figure: its name, calls, Frechet distance and the spread of that over seeds."""
+
+    title: str
+    calls: float
+    distance: float
+    spread: float
+
+
+def points(results: Results) -> dict[str, list[Point]]:
+    """The samplers of every system that were measured."""
+    found: dict[str, list[Point]] = {system: [] for system in SYSTEMS}
+    for system, sampler, title in results.pairs():
+        calls, distance = (results.mean(system, sampler, metric) for metric in ("nfe", "frechet"))
+        if system in found and calls and distance:
+            found[system].append(Point(title, calls.value, distance.value, distance.error))
+    return {system: samplers for system, samplers in found.items() if samplers}
+
+
 def draw(results: Results, path: Path) -> None:
     """Frechet distance against network calls: a colour for each system; the floor is that of the images themselves."""
     figure, axes = plt.subplots(figsize=(8.5, 5), layout="constrained")
-    for number, system in enumerate(SYSTEMS):
-        points: list[tuple[float, float, float]] = []
-        for _, sampler, _ in (pair for pair in results.pairs() if pair[0] == system):
-            calls, found = (results.mean(system, sampler, metric) for metric in ("nfe", "frechet"))
-            if calls and found:
-                points.append((calls.value, found.value, found.error))
-        if points:
-            x, y, error = zip(*points, strict=True)
-            look = MARKERS[number], COLOURS[number]
-            axes.errorbar(x, y, yerr=error, fmt=look[0], color=look[1], markersize=5, label=TITLES[system], alpha=0.8)
+    for system, found in points(results).items():
+        x, y, error = zip(*((point.calls, point.distance, point.spread) for point in found), strict=True)
+        number = list(SYSTEMS).index(system)
+        look = MARKERS[number], COLOURS[number]
+        axes.errorbar(x, y, yerr=error, fmt=look[0], color=look[1], markersize=5, label=TITLES[system], alpha=0.8)
     if floor := results.mean(REAL, "again", "frechet"):
         axes.axhline(floor.value, color="0.45", linestyle=":", label="training images drawn again")
     axes.set(xscale="log", yscale="log", xlabel="network calls (NFE)", ylabel="Frechet distance")
@@ -139,30 +157,33 @@ def draw_samples(results: Results, path: Path, columns: int = 20) -> None:
     plt.close(figure)
 
 
-def _page(results: Results, folder: Path) -> str:
-    checks, plot = _checks(results), (folder / "systems.png").read_bytes()
+def _page(results: Results) -> str:
+    floor = results.mean(REAL, "again", "frechet")
+    series = [
+        Series(TITLES[system], [(one.calls, one.distance) for one in found], HUES[number], joined=False,
+               names=[one.title for one in found])
+        for number, (system, found) in enumerate(points(results).items())
+    ]  # fmt: skip
     parts = [
         "<h1>The classical systems</h1>",
         f'<p class="small">{escape(results.images.name)}: {len(results.images.train)} training images; '
         f"{results.count} samples of each sampler and seed; mean ± standard deviation over seeds.</p>",
-        f'<img class="plot" alt="Frechet distance against calls" src="{data_uri(plot)}">',
-        "<h2>Samplers</h2>", _html(*table(results)),
-        "<h2>Bits per dimension</h2>", _html(*bits_table(results)),
-        "<h2>Expected</h2>", _html(CHECKED, checks),
+        chart(series, "network calls (NFE)", "Frechet distance", floor.value if floor else None),
+        "<h2>Samplers</h2>", _html(*table(results), "sortable"),
+        "<h2>Bits per dimension</h2>", _html(*bits_table(results), "sortable"),
+        "<h2>Expected</h2>", _html(CHECKED, _checks(results), "sortable words"),
         "<h2>Samples</h2>",
     ]  # fmt: skip
     for system, sampler, title in results.pairs():
         if (samples := results.shown.get((system, sampler))) is not None:
             uri = data_uri(picture(samples[:20]))
-            parts.append(f'<h3>{escape(TITLES[system])}: {escape(title)}</h3><img class="samples" alt="" src="{uri}">')
+            image = f'<div class="wide"><img class="samples" alt="samples" src="{uri}"></div>'
+            parts.append(f"<h3>{escape(TITLES[system])}: {escape(title)}</h3>{image}")
     return document("The classical systems", parts)
 
 
-def _html(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    names = "".join(f"<th>{escape(name)}</th>" for name in head)
-    rows = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in line) + "</tr>" for line in lines)
-    return f'<div class="wide"><table><tr>{names}</tr>{rows}</table></div>'
+def _html(head: Sequence[str], lines: Sequence[Sequence[str]], kind: str) -> str:
+    return html_table(head, [[cell(text) for text in line] for line in lines], kind)
 
 
 def _checks(results: Results) -> list[list[str]]:

@@ -8,23 +8,28 @@ orders that ``benchmarks/orders.py`` measured.
 from __future__ import annotations
 
 import argparse
-import csv
-import math
 import re
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from measured import (
+    calls_table,
+    csv_table,
+    markdown,
+    parallel_table,
+    records,
+    result_tables,
+    sde_table,
+    steps_table,
+    work_table,
+)
+
 import scoresolve as ss
 from scoresolve.presets import GRID_WORDS, PRESETS, Preset, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "assets" / "results.csv"
-ORDERS = ROOT / "docs" / "assets" / "orders.csv"
-BUDGETS = ("5", "10", "20", "50", "100")
-SHOWN = 12
-"""How many solvers a table of results shows."""
 FAMILIES = {
     "exponential": "exponential multistep (DDIM, DPM-Solver family)",
     "unipc": "predictor-corrector (UniPC)",
@@ -62,8 +67,7 @@ def _source(info: ss.SolverInfo) -> str:
 
 
 def _orders() -> dict[str, dict[str, str]]:
-    with ORDERS.open(newline="") as file:
-        return {row["solver"]: row for row in csv.DictReader(file)}
+    return {row["solver"]: row for row in records("orders")}
 
 
 def _order(info: ss.SolverInfo) -> str:
@@ -122,97 +126,6 @@ def preset_tables() -> str:
     return f"\n{markdown(['name', 'solver', 'grid', 'options'], names)}\n\n{markdown(['word', 'grid'], words)}\n"
 
 
-def work_table() -> str:
-    """Calls at equal error of the adaptive solvers; ours over the better of dopri5 and RK45 in the last column."""
-    head, *rows = _read("work_at_equal_error")
-    return markdown([title.replace("rk45", "dopri5").replace("scipy_dopri5", "RK45") for title in head], rows)
-
-
-def csv_table(name: str) -> str:
-    """A CSV of ``docs/assets`` as it stands."""
-    head, *rows = _read(name)
-    return markdown(head, rows)
-
-
-def _read(name: str) -> list[list[str]]:
-    with (ROOT / "docs" / "assets" / f"{name}.csv").open(newline="") as file:
-        return list(csv.reader(file))
-
-
-def sde_table() -> str:
-    """The weight of a mode by the adaptive SDE solvers, on a kept path and on one that is redrawn."""
-    with (ROOT / "docs" / "assets" / "adaptive_sde.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    titles = ["solver", "rtol", "noise of a rejected step", "weight (0.70)", "off by", "calls"]
-    lines = [
-        [
-            f"`{row['solver']}`", row["rtol"], row["path"],
-            f"{float(row['share']):.3f} ± {float(row['standard_error']):.4f}",
-            f"{float(row['deviations']):+.1f} s.e.", f"{float(row['calls']):.0f}",
-        ]
-        for row in rows
-    ]  # fmt: skip
-    return markdown(titles, lines)
-
-
-def parallel_table() -> str:
-    """Calls one after the other of tables solved in parallel, without and with Anderson's acceleration."""
-    with (ROOT / "docs" / "assets" / "parallel.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["tolerance"] == "0.001" and row["anderson"] in "01"]
-    calls = list(dict.fromkeys(row["calls"] for row in rows))
-    cells: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for row in rows:
-        found = cells.setdefault((row["problem"], row["solver"]), {})
-        found.setdefault(row["calls"], []).append(f"{row['depth']} ({float(row['evaluations']):.1f})")
-    lines = [
-        [problem, f"`{solver}`", *(", ".join(found[count]) for count in calls)]
-        for (problem, solver), found in cells.items()
-    ]
-    return markdown(["problem", "solver", *(f"{count} calls" for count in calls)], lines)
-
-
-def result_tables() -> str:
-    """The errors of the best fixed-grid solvers at some budgets, for each problem and kind; the best of all in bold."""
-    with RESULTS.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["status"] == "ok" and row["budget"] in BUDGETS]
-    rows = [row for row in rows if row.get("library", "scoresolve") == "scoresolve"]
-    names = {"ode": "deterministic: RMSE of end points", "sde": "stochastic: Wasserstein-2 of laws"}
-    parts = []
-    for problem in dict.fromkeys(row["problem"] for row in rows):
-        for kind, meaning in names.items():
-            errors: dict[str, dict[str, float]] = {}
-            for row in rows:
-                if row["problem"] == problem and row["kind"] == kind:
-                    error = row["rmse"] if kind == "ode" else row["w2"] or row["sliced_w2"]
-                    errors.setdefault(row["solver"], {})[row["budget"]] = float(error)
-            budgets = [budget for budget in BUDGETS if any(budget in found for found in errors.values())]
-            best = {budget: min(found[budget] for found in errors.values() if budget in found) for budget in budgets}
-            lines = [
-                [f"`{name}`", *(_error(found.get(budget), best[budget]) for budget in budgets)]
-                for name, found in sorted(errors.items(), key=lambda item: _mean(item[1], budgets))[:SHOWN]
-            ]
-            parts.append(f"**`{problem}`**, {meaning}\n\n{markdown(['calls', *budgets], lines)}")
-    return "\n\n".join(["", *parts, ""])
-
-
-def _mean(found: dict[str, float], budgets: list[str]) -> float:
-    """Geometric mean over all budgets; infinite if one is missing."""
-    errors = [found.get(budget, math.inf) for budget in budgets]
-    return math.exp(sum(math.log(error) for error in errors) / len(errors))
-
-
-def _error(value: float | None, best: float) -> str:
-    if value is None:
-        return "–"
-    return f"**{value:.2e}**" if value == best else f"{value:.2e}"
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells))
-
-
 PAGES: list[tuple[str, str, Callable[[], str]]] = [
     ("README.md", "solvers", family_table),
     ("docs/solvers.md", "solvers", solver_table),
@@ -226,6 +139,9 @@ PAGES: list[tuple[str, str, Callable[[], str]]] = [
     ("docs/likelihood.md", "likelihood", partial(csv_table, "likelihood_at_equal_error")),
     ("docs/likelihood.md", "hutchinson", partial(csv_table, "hutchinson")),
     ("docs/likelihood.md", "bits", partial(csv_table, "bits_per_dim")),
+    ("docs/comparison.md", "calls", calls_table),
+    ("docs/comparison.md", "steps", steps_table),
+    ("docs/gallery.md", "gallery", partial(csv_table, "gallery")),
     ("docs/choosing.md", "network-errors", partial(csv_table, "network_errors")),
     ("docs/systems.md", "systems", partial(csv_table, "systems")),
     ("docs/systems.md", "findings", partial(csv_table, "systems_findings")),

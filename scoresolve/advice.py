@@ -131,7 +131,7 @@ def advise(
     minutes: float = 15.0,
     seed: int = 0,
     starts: int | None = None,
-    held_out: int = 256,
+    held_out: int | None = None,
     tuned: bool = True,
     out: str | Path | None = None,
     t_min: float | None = None,
@@ -170,9 +170,9 @@ def advise(
     counts = sorted({whole_number("nfe", count) for count in nfe})
     require(bool(counts) and minutes > 0, f"some numbers of calls and minutes > 0, got nfe={nfe}, minutes={minutes}")
     asked = Asked(tuple(shape), seed, starts, held_out, check_ends(model, t_min, t_max), batch_size, dtype, device)
-    asked.count()
+    asked.counts()
     record = Record.open(out, {**describe_model(model), **asdict(asked), "dtype": str(dtype), "device": str(device)})
-    lesson = prepare(model, asked, min(counts[-1], MOST_TUNED), record.taught())
+    lesson = prepare(model, asked, min(counts[-1], MOST_TUNED), taught=record.taught())
     record.keep_taught(lesson.taught)
     purse = Purse(seconds=60 * minutes)
     task = Task(lesson, lambda x: x, False, asked.ends, labels_of(model, asked.ends), published(False), purse)

@@ -192,7 +192,8 @@ def test_what_is_written_is_what_was_found(plan: systems.Plan, monkeypatch, tmp_
     assert lines[1]["Frechet"] == f"{mean.value:.3f} ± {mean.spread:.3f}"
     page = (tmp_path / "systems.html").read_text()
     assert lines[1]["Frechet"] in page
-    assert page.count("<img") == 1 + len(lines)
+    assert page.count("<img") == len(lines)
+    assert "predictor-corrector, 50 + 50: " in page.split("</svg>")[0]
     assert "http" not in page
     assert {path.name for path in (tmp_path / "samples").iterdir()} == {
         "ve-ours-10.png", "ve-pair-100.png", "real-again.png", "real-test.png", "real-gaussian.png",

@@ -29,7 +29,7 @@ def command(
         bool, typer.Option("--tuned/--no-tuned", help=f"Tune a table for each number of calls up to {MOST_TUNED}.")
     ] = True,
     starts: Annotated[int | None, typer.Option(min=16, help="Starts that tables are fitted to.")] = None,
-    held_out: Annotated[int, typer.Option(min=16, help="Starts that everything is measured on.")] = 256,
+    held_out: Annotated[int | None, typer.Option(min=16, help="Starts that everything is measured on.")] = None,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
     sde: options.Process = None,

@@ -34,8 +34,8 @@ from .student import Student
 
 __all__ = ["tune"]
 
-FEW, MANY = 256, 4096
-"""Starts held out by default, and starts of either kind to compare laws by."""
+MANY = 4096
+"""Starts to compare laws by."""
 
 
 @overload
@@ -70,16 +70,16 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
         shape: of one sample, (3, 32, 32).
         nfe: network calls; or several numbers of them, each search then begins from the result of the one before.
         seed: of the starts, which are no samples of ``ss.sample`` of the same seed.
-        starts: how many the table is fitted to (default: as many as make 65536 numbers, 256 to 8192), or the states at
+        starts: how many the table is fitted to (default: as many as make 65536 numbers, 256 to 4096), or the states at
             t_max themselves, those held out last.
-        held_out: how many more it is judged by (default: 256).
+        held_out: how many more it is judged by (default: a quarter as many, 256 at least).
         features: what errors are measured in, a function (batch, ...) -> (batch, ...), say of a perceptual distance;
             default the samples themselves.
         data: of the network, (n, *shape), or its Gaussian: tables are tried too that begin below t_max, where that
             Gaussian's flow takes the noise at no call. A table that does is run with ``opening=`` that Gaussian.
         stochastic: tune the weights, labels and noise of solvers of kind "sde", for the law of their samples: the
             maximum mean discrepancy to the converged flow's ends, whose law is the same (``laws.py``). Laws are seen
-            through many samples only: 4096 starts, and as many held out, by default.
+            through many samples only: 4096 starts by default, and as many held out.
         candidates: (solver, grid) pairs to begin from and to be held against.
         budget: the most samples the network may be given in all searches (a call on a batch of 512 is 512 of them).
         minutes: the most time they may take. Both are looked at between steps; the teacher's cost comes before.
@@ -115,12 +115,12 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
     ends = check_ends(model, t_min, t_max)
     if stochastic:
         starts = MANY if starts is None else starts
-    held_out = (MANY if stochastic else FEW) if held_out is None else held_out
+        held_out = starts if held_out is None and isinstance(starts, int) else held_out
     asked = Asked(tuple(shape), seed, starts, held_out, ends, batch_size, dtype, device, stochastic)
     law = None if data is None else law_of(data, asked.shape)
     require(law is None or ends[1] == model.t_max, "data= without t_max=: an opening begins at the process' own")
     purse = Purse(budget, None if minutes is None else 60 * minutes)
-    lesson = prepare(model, asked, counts[-1])
+    lesson = prepare(model, asked, counts[-1], features or _themselves)
     task = Task(
         lesson, _seen(lesson, features, seed, stochastic), stochastic, ends, labels_of(model, ends),
         published(stochastic) if candidates is None else candidates, purse,
@@ -165,7 +165,7 @@ def labels_of(model: ScoreModel, ends: tuple[float, float]) -> tuple[float, floa
 def facts_of(model: ScoreModel, asked: Asked, lesson: Lesson, features: Features | None = None) -> dict[str, Any]:
     """What a tuned table says of what it was tuned on."""
     return {
-        "tuned_on": getattr(model.net, "__qualname__", type(model.net).__qualname__),
+        "tuned_on": getattr(model.net, "__qualname__", type(model.net).__qualname__).replace(".<locals>", ""),
         "shape": list(asked.shape),
         **({} if isinstance(asked.starts, Tensor) else {"seed": asked.seed}),
         "starts": len(lesson.train.x),

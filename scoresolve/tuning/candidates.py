@@ -10,7 +10,7 @@ from ..errors import ScoreSolveError
 from ..model import ScoreModel
 from ..sampling import sample
 from ..table import Table
-from .shooting import Features, Starts, misses
+from .shooting import Features, Starts, root_mean, root_median, squares_of
 
 Candidate: TypeAlias = tuple[str, str]
 """(solver, grid)."""
@@ -24,7 +24,7 @@ GRIDS = ("balanced", "quadratic", "karras", "log_snr", "uniform", "optimised")
 
 @dataclass(frozen=True)
 class Trial:
-    """A published solver on a grid, and its error: see ``Shooting.errors``."""
+    """A published solver on a grid, and its root mean square and median error."""
 
     candidate: Candidate
     table: Table
@@ -70,8 +70,8 @@ def tried(
             continue
         if run.table is None or run.table.nfe != nfe or float(run.times[0]) != t_max:
             continue
-        error, median = misses(features(run.samples), wanted, laws)
-        found.append(Trial((solver, grid), run.table, error, median))
+        squares = squares_of(features(run.samples), wanted, laws)
+        found.append(Trial((solver, grid), run.table, root_mean(squares), root_median(squares)))
     return sorted(found, key=lambda trial: trial.error)
 
 

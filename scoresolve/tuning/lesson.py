@@ -11,7 +11,7 @@ from ..errors import require, whole_number
 from ..model import ScoreModel
 from ..noise import SampleStreams
 from ..starting import check_batch, start_state
-from .shooting import Starts
+from .shooting import Features, Starts
 from .smoothness import accepted_dtype, difference_step
 from .teacher import Converged, converge, relative_goal
 
@@ -47,42 +47,46 @@ class Asked:
     shape: tuple[int, ...]
     seed: int
     starts: int | Tensor | None
-    held_out: int
+    held_out: int | None
     ends: tuple[float, float]
     batch_size: int | None
     dtype: torch.dtype | None
     device: torch.device | str | None
     stochastic: bool = False
 
-    def count(self) -> int:
-        """How many starts there are to fit. Raises: ValueError."""
-        held_out = whole_number("held_out", self.held_out)
+    def counts(self) -> tuple[int, int]:
+        """How many starts there are to fit, and how many are held out. Raises: ValueError."""
+        held_out = None if self.held_out is None else whole_number("held_out", self.held_out)
         if isinstance(self.starts, Tensor):
             require(not self.stochastic, "starts= a number with stochastic=True, whose targets have other starts")
             check_batch(self.starts, "starts")
-            shape = tuple(self.starts.shape[1:])
+            shape, all_of_them = tuple(self.starts.shape[1:]), len(self.starts)
             require(shape == self.shape, f"starts of shape (count, *{self.shape}), got {tuple(self.starts.shape)}")
-            require(len(self.starts) > held_out, f"more starts than the {held_out} held out, got {len(self.starts)}")
-            return len(self.starts) - held_out
-        if self.starts is not None:
-            return whole_number("starts", self.starts)
+            held_out = held_out or min(max(all_of_them // 5, 256), all_of_them // 2)
+            require(0 < held_out < all_of_them, f"more starts than the {held_out} held out, got {all_of_them}")
+            return all_of_them - held_out, held_out
         size = torch.Size(self.shape).numel()
-        return min(max(RESIDUALS // size, 256), 8192)
+        count = min(max(RESIDUALS // size, 256), 4096) if self.starts is None else whole_number("starts", self.starts)
+        return count, held_out or max(count // 4, 256)
 
 
-def prepare(model: ScoreModel, asked: Asked, calls: int, taught: Converged | None = None) -> Lesson:
+def prepare(
+    model: ScoreModel, asked: Asked, calls: int, features: Features = lambda x: x, taught: Converged | None = None
+) -> Lesson:
     """The starts and their converged ends.
 
-    Args: calls, the most that a student will make; taught, the ends where they are known. Cost: the teacher's.
+    Args: calls, the most that a student will make; features, in which the ends must have converged; taught, the ends
+    where they are known. Cost: the teacher's.
     """
-    count, (t_min, t_max) = asked.count(), asked.ends
-    x = _states(model, asked, count + asked.held_out, APART)
+    (count, held_out), (t_min, t_max) = asked.counts(), asked.ends
+    x = _states(model, asked, count + held_out, APART)
     size = asked.batch_size or max(16, CHUNK // (x[0].numel() * (calls + 3) * calls))
     few = model.take(torch.arange(min(len(x), 16), device=x.device), len(x))
     if asked.dtype is None and not isinstance(asked.starts, Tensor):
         x = x.to(accepted_dtype(few, x[:16]))
     if taught is None:
-        taught = converge(model, x, t_max, t_min, goal=relative_goal(_computes_in(model, x)), batch_size=size)
+        goal = relative_goal(_computes_in(model, x))
+        taught = converge(model, x, t_max, t_min, goal=goal, features=features, batch_size=size)
     begun = _states(model, asked, len(x), OTHERS).to(x) if asked.stochastic else x
     middle = float(model.sde.time(0.0)) if model.sde.lam(t_max) < 0 < model.sde.lam(t_min) else 0.5 * (t_min + t_max)
     return Lesson(

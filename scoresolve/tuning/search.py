@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,17 +15,19 @@ from ..errors import require
 from ..exact import Gaussian
 from ..sampling import sample
 from .candidates import Candidate, Trial, diverse, tried
-from .gauss_newton import Fit, begin, descend
+from .gauss_newton import CAUCHY, Fit, begin, descend
 from .laws import clearly_closer
 from .lesson import Lesson
 from .lifting import lift, liftable
-from .shooting import Features, Shooting
+from .shooting import Features, Shooting, root_median
 from .student import Student
 
 ROUNDS = ((12, 6, 0.25), (6, 14, 0.25), (3, 60, 1.0))
 """(how many descents, steps at most, share of the starts to fit) of each round; the best held out go on."""
 OPENED = 4
 """How many descents begin at each opening."""
+TAILS = 2.0
+"""Root mean square over median error beyond which a few starts are taken to have most of the error."""
 FEWEST = 128
 """Starts to fit, however small the share."""
 Part = Literal["train", "held_out"]
@@ -156,22 +159,35 @@ def search(
         return task.purse.open()
 
     go_on()
-    runners = [(lane, student) for lane in lanes for student in lane.students]
-    for number, (_, steps, _) in enumerate(ROUNDS):
+    fits = [
+        (lane, begin(lane.held_out, student, width))
+        for lane in lanes for width in _widths(lane.trials[0]) for student in lane.students
+    ]  # fmt: skip
+    for number, (count, steps, _) in enumerate(ROUNDS):
+        chosen = sorted(fits, key=_promise)[:count] if number else fits
         fits = []
-        for lane, student in runners:
-            fit = begin(lane.fitted[number], lane.held_out, student)
+        for lane, fit in chosen:
+            fit = begin(lane.held_out, fit.best, fit.width)
             fits.append((lane, descend(lane.fitted[number], lane.held_out, fit, steps, go_on)))
-        fits.sort(key=_promise)
-        runners = [(lane, fit.best) for lane, fit in fits][: ROUNDS[min(number + 1, len(ROUNDS) - 1)][0]]
-    go_on()
     leading = min(lanes, key=lambda lane: lane.trials[0].error)
     lead = leading.trials[0]
-    if not fits or _promise(fits[0]) >= lead.error or not _sure(*fits[0], leading):
-        return Found(None, lead.error, lead.median, lanes[0].trials, leading.task, lead)
-    lane, best = fits[0]
-    error, median = lane.held_out.errors(best.best)
-    return Found(best.best, error, median, lanes[0].trials, lane.task, lead)
+    nothing = Found(None, lead.error, lead.median, lanes[0].trials, leading.task, lead)
+    if not fits:
+        return nothing
+    lane, best = min(fits, key=_promise)
+    for width in _widths(lane.trials[0])[1:]:  # the other cost may see a way on
+        other = math.inf if best.width < math.inf else width
+        best = descend(lane.fitted[-1], lane.held_out, begin(lane.held_out, best.best, other), ROUNDS[1][1], go_on)
+    go_on()
+    if best.held_out >= lead.error or not _sure(lane, best, leading):
+        return nothing
+    median = root_median(lane.held_out.squares(best.best))
+    return Found(best.best, best.held_out, median, lanes[0].trials, lane.task, lead)
+
+
+def _widths(trial: Trial) -> list[float]:
+    """The costs to descend by: that of Cauchy too where a few starts have most of the error."""
+    return [math.inf, CAUCHY] if trial.error > TAILS * trial.median else [math.inf]
 
 
 def _sure(lane: _Lane, fit: Fit, leading: _Lane) -> bool:
@@ -193,7 +209,11 @@ def _promise(fit: tuple[_Lane, Fit]) -> float:
 
 def _lifted(task: Task, trials: Sequence[Trial], count: int) -> list[Student]:
     able = [trial for trial in trials if math.isfinite(trial.error) and liftable(trial.table)]
-    return [lift(trial.table, task.lesson.models[0].sde, task.labels) for trial in diverse(able, count)]
+    found = []
+    for trial in diverse(able, count):
+        with suppress(ValueError):  # a point that its start hardly reaches, in a solution that runs away
+            found.append(lift(trial.table, task.lesson.models[0].sde, task.labels))
+    return found
 
 
 def grown(shorter: Student, count: int = 2) -> list[Student]:

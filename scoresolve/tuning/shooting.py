@@ -14,6 +14,7 @@ Only the products J^T J and J^T r are kept, summed over chunks of starts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -54,15 +55,23 @@ class Starts:
         return Starts(self.x[rows], self.targets[rows], self.noise and self.noise.take(rows))
 
 
-def misses(found: Tensor, wanted: Tensor, laws: bool) -> tuple[float, float]:
-    """(root mean square, median over samples) of found minus wanted, or of their means; inf if not finite."""
+def squares_of(found: Tensor, wanted: Tensor, laws: bool) -> np.ndarray:
+    """The mean squared difference of each sample, (count,) float64; of laws the one of the means, (1,)."""
     found, wanted = found.double(), wanted.double()
     if laws:
         found, wanted = found.mean(dim=0, keepdim=True), wanted.mean(dim=0, keepdim=True)
-    each = (found - wanted).flatten(1).square().mean(dim=1)
-    if not bool(each.isfinite().all()):
-        return float("inf"), float("inf")
-    return float(each.mean().sqrt()), float(each.sqrt().median())
+    return (found - wanted).flatten(1).square().mean(dim=1).cpu().numpy()
+
+
+def root_mean(squares: np.ndarray) -> float:
+    """The root of the mean; inf where a solution ran away."""
+    found = math.sqrt(mean) if (mean := float(np.mean(squares))) >= 0 else math.inf
+    return found if math.isfinite(found) else math.inf
+
+
+def root_median(squares: np.ndarray) -> float:
+    """The root of the median."""
+    return math.sqrt(float(np.median(squares)))
 
 
 class Shooting:
@@ -94,17 +103,17 @@ class Shooting:
         """Where the student ends from each start."""
         return torch.cat([_Flight(self, student, rows).end for rows in self._chunks()])
 
-    def errors(self, student: Student) -> tuple[float, float]:
-        """(root mean square, median over the starts of each one's own) of the residuals; inf if it runs away."""
-        return misses(self._features(self.ends(student)), self._features(self._starts.targets), self._laws)
+    def squares(self, student: Student) -> np.ndarray:
+        """The squared error of each start: see :func:`squares_of`."""
+        return squares_of(self._features(self.ends(student)), self._features(self._starts.targets), self._laws)
 
     @torch.no_grad()
-    def normal(self, student: Student) -> Normal:
-        """The least-squares problem of the student's numbers around where they are."""
+    def normal(self, student: Student, width: float) -> Normal:
+        """The least-squares problem of the student's numbers around where they are; width: Cauchy's c, or inf."""
         parts = [self._linear(student, rows) for rows in self._chunks()]
         if self._laws:  # of the means, which are over all chunks
             parts = [torch.stack(parts).sum(dim=0) / len(self._starts.x)]
-        products = torch.stack([(flat := part.flatten(0, -2)).T @ flat for part in parts]).sum(dim=0).cpu().numpy()
+        products = torch.stack([_products(part, width) for part in parts]).sum(dim=0).cpu().numpy()
         products /= sum(part[..., 0].numel() for part in parts)
         return Normal(products[:-1, :-1], products[:-1, -1])
 
@@ -123,6 +132,13 @@ class Shooting:
     def _chunks(self) -> Iterator[Tensor]:
         x = self._starts.x
         return iter(torch.split(torch.arange(len(x), device=x.device), self._size))
+
+
+def _products(part: Tensor, width: float) -> Tensor:
+    """[J, r]^T W [J, r] of some starts."""
+    part = part.flatten(1, -2)
+    error = part[..., -1].square().mean(dim=1)
+    return torch.einsum("bip,biq,b->pq", part, part, 1 / (1 + error / width**2))
 
 
 class _Flight:

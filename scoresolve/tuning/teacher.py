@@ -7,6 +7,7 @@ one is then about 15 times more accurate than the gap says.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,8 +24,8 @@ FIRST, LAST = 64, 1024
 class Converged:
     """Converged end points.
 
-    Attributes: ends (batch, ...), gap (root mean square between the two finest runs), calls (of the finest), rows
-    (samples that the network has seen in all runs).
+    Attributes: ends (batch, ...), gap (root mean square difference of the features of the two finest runs), calls (of
+    the finest), rows (samples that the network has seen in all runs).
     """
 
     ends: Tensor
@@ -34,11 +35,18 @@ class Converged:
 
 
 def converge(
-    model: ScoreModel, start: Tensor, t_max: float, t_min: float, *, goal: float, batch_size: int | None = None
+    model: ScoreModel,
+    start: Tensor,
+    t_max: float,
+    t_min: float,
+    *,
+    goal: float,
+    features: Callable[[Tensor], Tensor] = lambda x: x,
+    batch_size: int | None = None,
 ) -> Converged:
     """The ends of the probability flow from ``start`` at t_max.
 
-    Args: start (batch, ...); goal, how close two runs must be, relative to the root mean square of the ends.
+    Args: start (batch, ...); goal, how close the features of two runs must be, relative to their root mean square.
     Returns: the finest run; ``gap`` says what was reached. Cost: 64, 128, ... up to 1024 network calls, one run each.
 
     >>> import torch, scoresolve as ss
@@ -61,8 +69,9 @@ def converge(
             return Converged(before, gap, calls // 2, rows)
         rows += run.stats["network_rows"]
         ends = run.samples
-        gap = math.inf if before is None else float((ends - before).square().mean().sqrt())
-        if gap <= goal * float(ends.square().mean().sqrt()) or calls >= LAST:
+        seen = features(ends).double()
+        gap = math.inf if before is None else float((seen - features(before).double()).square().mean().sqrt())
+        if gap <= goal * float(seen.square().mean().sqrt()) or calls >= LAST:
             return Converged(ends, gap, calls, rows)
         before, calls = ends, 2 * calls
 
