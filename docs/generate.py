@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FAMILIES = {
     "exponential": "exponential multistep (DDIM, DPM-Solver family)",
     "unipc": "predictor-corrector (UniPC)",
+    "dpm_solver_v3": "predictor-corrector in a network's own parameterisation (DPM-Solver-v3)",
     "adams": "Adams-Bashforth (DEIS, LMS, iPNDM, PNDM)",
     "single": "exponential Runge-Kutta (single-step DPM-Solver, RES, SEEDS)",
     "runge_kutta": "Runge-Kutta in rho, log rho or t",

@@ -23,6 +23,7 @@ from .designed import Antithetic, QuasiRandom
 from .diagnosis import Diagnosis, doctor
 from .divergence import Divergence
 from .dynamics import ProbabilityFlow, ReverseSDE
+from .empirical import ModelStatistics, model_statistics
 from .errors import BudgetError, NetworkOutputError, NonFiniteError, ScoreSolveError, StepUnderflowError
 from .integrations.loading import from_diffusers
 from .inverse import Replacement, posterior_guidance, resampled
@@ -51,13 +52,13 @@ __version__ = "0.1.0"
 __all__ = [
     "EDM", "SDE", "VESDE", "VPSDE", "Advice", "AnnealedLangevin", "Antithetic", "Backend", "BrownianPath",
     "BudgetError", "Captured", "Comparison", "Corrector", "CosineVPSDE", "Diagnosis", "DiscreteVPSDE", "Divergence",
-    "Failure", "GaussianPath", "Langevin", "LinearOperator", "LogLikelihood", "NetworkOutputError", "NoiseSource",
-    "NonFiniteError", "Outcome", "PathSource", "Picard", "ProbabilityFlow", "QuasiRandom", "RectifiedFlow",
-    "Refinement", "Replacement", "ReverseSDE", "Row", "SampleSet", "SampleStreams", "ScoreModel", "ScoreSolveError",
-    "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError", "StillSource", "SubVPSDE", "Table",
-    "VariationalBound", "ZeroTerminalVPSDE", "advise", "backend", "build_table", "capture", "classifier_guidance",
-    "compare", "decode", "default_solver", "dequantise", "doctor", "encode", "exact", "from_diffusers", "get_solver",
-    "grids", "interpolate", "local_device", "log_likelihood", "losses", "operators", "posterior_guidance", "quadrature",
-    "registry", "resampled", "sample", "sample_to", "shards", "solver", "solvers", "threshold", "tune",
-    "variational_bound",
+    "Failure", "GaussianPath", "Langevin", "LinearOperator", "LogLikelihood", "ModelStatistics", "NetworkOutputError",
+    "NoiseSource", "NonFiniteError", "Outcome", "PathSource", "Picard", "ProbabilityFlow", "QuasiRandom",
+    "RectifiedFlow", "Refinement", "Replacement", "ReverseSDE", "Row", "SampleSet", "SampleStreams", "ScoreModel",
+    "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError", "StillSource", "SubVPSDE",
+    "Table", "VariationalBound", "ZeroTerminalVPSDE", "advise", "backend", "build_table", "capture",
+    "classifier_guidance", "compare", "decode", "default_solver", "dequantise", "doctor", "encode", "exact",
+    "from_diffusers", "get_solver", "grids", "interpolate", "local_device", "log_likelihood", "losses",
+    "model_statistics", "operators", "posterior_guidance", "quadrature", "registry", "resampled", "sample", "sample_to",
+    "shards", "solver", "solvers", "threshold", "tune", "variational_bound",
 ]  # fmt: skip

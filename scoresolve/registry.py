@@ -87,9 +87,9 @@ _SOLVERS: dict[str, SolverInfo] = {}
 _TABLES: dict[Any, Table] = {}
 """The last tables, by builder, process, times and options: building one may take longer than a run's arithmetic."""
 RESERVED = frozenset([
-    "model", "shape", "solver", "nfe", "steps", "grid", "seed", "indices", "corrector", "t_min", "t_max", "denoise",
-    "dtype", "device", "generator", "noise", "batch_size", "parallel", "capture", "log_prob", "trajectory", "callback",
-    "progress", "grad", "on_error", "solver_options",
+    "model", "shape", "solver", "nfe", "steps", "grid", "seed", "indices", "opening", "corrector", "t_min", "t_max",
+    "denoise", "dtype", "device", "generator", "noise", "batch_size", "parallel", "capture", "log_prob", "trajectory",
+    "callback", "progress", "grad", "on_error", "solver_options",
 ])  # fmt: skip
 """Arguments of ``sample``: no solver can have an option of that name (``start`` is told apart by its type)."""
 

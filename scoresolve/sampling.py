@@ -15,10 +15,12 @@ from .correctors import CorrectorLike
 from .defaults import REVERSIBLE_TOLERANCE, chosen
 from .divergence import Divergence, Method
 from .errors import require, whole_number
+from .exact import Gaussian
 from .graphs import Capture, captured
 from .grids import GridLike
 from .model import ScoreModel
 from .noise import SampleStreams
+from .opening import check_opened, opened
 from .parallel import ParallelRunner, Picard
 from .planning import Request, check_table, plan
 from .presets import resolve
@@ -40,6 +42,7 @@ def sample(
     seed: int | None = None,
     indices: Sequence[int] | None = None,
     start: Tensor | str | None = None,
+    opening: Gaussian | None = None,
     corrector: CorrectorLike | None = None,
     t_min: float | None = None,
     t_max: float | None = None,
@@ -76,6 +79,8 @@ def sample(
         indices: which samples of the seed, one for each of the batch (default 0, 1, ...).
         start: the state at the first time, float32 or float64; it is not written to. Or a word, "low" or "high": how a
             multistep solver begins (its own option of that name).
+        opening: the Gaussian of the data, ``ss.exact.Gaussian.fit(data)``: the start, drawn or given at the process'
+            t_max, is moved along that law's exact flow to the first time (``t_max=``, or the table's) at no call.
         corrector: "langevin", "annealed_langevin" or an instance, run after each step of a one-step solver.
         t_max, t_min: where to start and end (default: the process'); t_min=0 ends at noise zero where there is none.
         denoise: return the denoised estimate at the last time, one more network call.
@@ -124,6 +129,7 @@ def sample(
     if isinstance(solver, Table):
         given = {"steps": steps, "grid": grid, "corrector": corrector, "t_min": t_min, "t_max": t_max, **options}
         runner: Runner = check_table(solver, model, nfe if nfe is None else nfe - denoise, given)
+        check_opened(solver, opening)
         times = solver.times
     else:
         last, first = check_ends(model, t_min, t_max)
@@ -135,12 +141,15 @@ def sample(
     if isinstance(streams, BrownianPath):
         streams = streams.along(runner, model.sde)
     if start is None:
-        x = x * model.sde.prior_std(float(times[0]))
+        x = x * model.sde.prior_std(float(times[0]) if opening is None else model.t_max)
+    if opening is not None:
+        x = opened(opening, model, x, float(times[0]))
     closes = denoise and model.sde.sigma(float(times[-1])) > 0
     view = View(trajectory, callback, progress, grad, on_error, closes, batch_size)
     if parallel is not None:
         runner = ParallelRunner.of(runner, parallel, grad=grad, log_prob=log_prob is not None)
     if log_prob is not None:
+        require(opening is None, "log_prob= without opening=, whose change of density is not counted")
         require(not denoise, "log_prob= without denoise=True, whose last jump has no inverse")
         runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
     if capture:

@@ -49,8 +49,9 @@ def command(
     \b
     Examples:
       scoresolve advise my_networks:ddpm --shape 3,32,32 --minutes 30
-      scoresolve advise my_networks:ddpm --shape 3,32,32 --nfe 5,8 --out plan && \\
-      scoresolve sample my_networks:ddpm --shape 3,32,32 -s plan/tuned-8.json --out samples.npy
+      scoresolve advise my_networks:ddpm --shape 3,32,32 --nfe 5,8 --out plan
+
+    Then ``scoresolve sample ... -s plan/tuned-8.json`` draws with the table for 8 calls.
     """
     found = advise(
         load(network, sde, predicts, time, device), cast(tuple[int, ...], shape), nfe=cast(tuple[int, ...], nfe),

@@ -19,16 +19,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import require, whole_number
+from ..exact import Gaussian
 from ..model import ScoreModel
+from ..opening import facts_of as law_facts
 from ..starting import check_ends, check_model
 from ..table import Table
 from .candidates import Candidate, check_candidates, published
+from .laws import fourier_features
 from .lesson import Asked, Lesson, prepare
+from .openings import law_of, opened_at, opening_times
 from .search import Found, Purse, Task, grown, search
 from .shooting import Features
 from .student import Student
 
 __all__ = ["tune"]
+
+MANY = 4096
+"""Starts to compare laws by."""
 
 
 @overload
@@ -44,6 +51,8 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
     starts: int | Tensor | None = None,
     held_out: int | None = None,
     features: Features | None = None,
+    data: Tensor | Gaussian | None = None,
+    stochastic: bool = False,
     candidates: Sequence[Candidate] | None = None,
     budget: int | None = None,
     minutes: float | None = None,
@@ -66,6 +75,11 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
         held_out: how many more it is judged by (default: a quarter as many, 256 at least).
         features: what errors are measured in, a function (batch, ...) -> (batch, ...), say of a perceptual distance;
             default the samples themselves.
+        data: of the network, (n, *shape), or its Gaussian: tables are tried too that begin below t_max, where that
+            Gaussian's flow takes the noise at no call. A table that does is run with ``opening=`` that Gaussian.
+        stochastic: tune the weights, labels and noise of solvers of kind "sde", for the law of their samples: the
+            maximum mean discrepancy to the converged flow's ends, whose law is the same (``laws.py``). Laws are seen
+            through many samples only: 4096 starts by default, and as many held out.
         candidates: (solver, grid) pairs to begin from and to be held against.
         budget: the most samples the network may be given in all searches (a call on a batch of 512 is 512 of them).
         minutes: the most time they may take. Both are looked at between steps; the teacher's cost comes before.
@@ -98,24 +112,45 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
     counts = [nfe] if isinstance(nfe, int) else list(nfe)
     require(bool(counts), "nfe= a number of network calls, or several")
     counts = sorted({whole_number("nfe", count) for count in counts})
-    asked = Asked(tuple(shape), seed, starts, held_out, check_ends(model, t_min, t_max), batch_size, dtype, device)
+    ends = check_ends(model, t_min, t_max)
+    if stochastic:
+        starts = MANY if starts is None else starts
+        held_out = starts if held_out is None and isinstance(starts, int) else held_out
+    asked = Asked(tuple(shape), seed, starts, held_out, ends, batch_size, dtype, device, stochastic)
+    law = None if data is None else law_of(data, asked.shape)
+    require(law is None or ends[1] == model.t_max, "data= without t_max=: an opening begins at the process' own")
     check_candidates(candidates or ())
     purse = Purse(budget, None if minutes is None else 60 * minutes)
     lesson = prepare(model, asked, counts[-1], features or _themselves)
     task = Task(
-        lesson, features or _themselves, False, asked.ends, labels_of(model, asked.ends),
-        published(False) if candidates is None else candidates, purse,
+        lesson, _seen(lesson, features, seed, stochastic), stochastic, ends, labels_of(model, ends),
+        published(stochastic) if candidates is None else candidates, purse,
     )  # fmt: skip
+    later = [] if law is None else [opened_at(task, law, t) for t in opening_times(model, law, ends)]
     found: dict[int, Table] = {}
-    student: Student | None = None
+    result: Found | None = None
     for count in counts:
+        more = {one: _grown(result, one, count) for one in (task, *later)}
         with tqdm(desc=f"tuning {count} calls", unit="step", disable=not progress, leave=False) as bar:
-            more = grown(student) if student is not None and student.calls == count - 1 else []
-            result = search(task, count, more, bar.update)
-        student = result.student
+            result = search(task, count, more.pop(task), bar.update, more)
         facts = facts_of(model, asked, lesson, features)
         found[count] = table_of(result, {**facts, "network_rows": purse.spent + lesson.taught.rows})
     return found[counts[0]] if isinstance(nfe, int) else found
+
+
+def _grown(shorter: Found | None, task: Task, calls: int) -> list[Student]:
+    """What a search of one call less for the same task leads on to."""
+    student = None if shorter is None or shorter.task is not task else shorter.student
+    return grown(student) if student is not None and student.calls == calls - 1 else []
+
+
+def _seen(lesson: Lesson, features: Features | None, seed: int, stochastic: bool) -> Features:
+    """What errors are measured in: the features, and for laws Fourier's of them."""
+    plain = features or _themselves
+    if not stochastic:
+        return plain
+    fourier = fourier_features(plain(lesson.train.targets), seed)
+    return lambda x: fourier(plain(x))
 
 
 def _themselves(x: Tensor) -> Tensor:
@@ -144,8 +179,11 @@ def facts_of(model: ScoreModel, asked: Asked, lesson: Lesson, features: Features
 def table_of(found: Found, facts: Mapping[str, Any]) -> Table:
     """The table of what a search found, with its errors beside those of the best published solver."""
     best = found.best
-    errors = {"rmse": found.error, "median": found.median}
-    options = {**facts, **errors, "best_published": best.name, "best_published_rmse": best.error}
+    measure = "mmd" if found.task.laws else "rmse"
+    errors = {measure: found.error, **({} if found.task.laws else {"median": found.median})}
+    options = {**facts, **errors, "best_published": best.name, f"best_published_{measure}": best.error}
+    if found.task.opening is not None:
+        options["opening"] = law_facts(found.task.opening)
     if found.student is not None:
         return found.student.table("tuned", options)
-    return replace(best.table, options={**best.table.options, **options})
+    return replace(found.lead.table, options={**found.lead.table.options, **options})

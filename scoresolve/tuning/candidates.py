@@ -21,7 +21,7 @@ ODE_SOLVERS = (
     "ddim", "dpmpp_2m", "dpmpp_3m", "unipc_2", "unipc_3", "deis_tab2", "deis_tab3", "ipndm_2", "ipndm_3",
     "velocity_ab2", "velocity_ab3", "flow_abm_2", "flow_abm_3", "flow_abm_4", "heun", "midpoint", "dpm_solver_2s",
 )  # fmt: skip
-SDE_SOLVERS = ("dpmpp_2m_sde", "er_sde_2", "er_sde_3", "sa_solver", "ddpm", "euler_maruyama", "exponential_2")
+SDE_SOLVERS = ("dpmpp_2m_sde", "er_sde_2", "er_sde_3", "sa_solver", "ddpm", "euler_maruyama")
 GRIDS = ("balanced", "quadratic", "karras", "log_snr", "uniform", "optimised", "cosine")
 
 

@@ -15,8 +15,9 @@ from .shooting import Features, Starts
 from .smoothness import accepted_dtype, difference_step
 from .teacher import Converged, converge, relative_goal
 
-APART = 2**40
-"""The index of the first start, so that no seed's own samples are those that a table is fitted to."""
+APART, OTHERS = 2**40, 2**41
+"""The indices of the first starts, so that no seed's own samples are those that a table is fitted to: those of the
+teacher, and those of students that are to meet its law, not its ends."""
 RESIDUALS = 2**16
 """How many numbers a table is fitted to, at least, by default."""
 CHUNK = 2**25
@@ -51,11 +52,13 @@ class Asked:
     batch_size: int | None
     dtype: torch.dtype | None
     device: torch.device | str | None
+    stochastic: bool = False
 
     def counts(self) -> tuple[int, int]:
         """How many starts there are to fit, and how many are held out. Raises: ValueError."""
         held_out = None if self.held_out is None else whole_number("held_out", self.held_out)
         if isinstance(self.starts, Tensor):
+            require(not self.stochastic, "starts= a number with stochastic=True, whose targets have other starts")
             check_batch(self.starts, "starts")
             shape, all_of_them = tuple(self.starts.shape[1:]), len(self.starts)
             require(shape == self.shape, f"starts of shape (count, *{self.shape}), got {tuple(self.starts.shape)}")
@@ -76,7 +79,7 @@ def prepare(
     where they are known. Cost: the teacher's.
     """
     (count, held_out), (t_min, t_max) = asked.counts(), asked.ends
-    x = _states(model, asked, count + held_out)
+    x = _states(model, asked, count + held_out, APART)
     size = asked.batch_size or max(16, CHUNK // (x[0].numel() * (calls + 3) * calls))
     few = model.take(torch.arange(min(len(x), 16), device=x.device), len(x))
     if asked.dtype is None and not isinstance(asked.starts, Tensor):
@@ -84,10 +87,11 @@ def prepare(
     if taught is None:
         goal = relative_goal(_computes_in(model, x))
         taught = converge(model, x, t_max, t_min, goal=goal, features=features, batch_size=size)
+    begun = _states(model, asked, len(x), OTHERS).to(x) if asked.stochastic else x
     middle = float(model.sde.time(0.0)) if model.sde.lam(t_max) < 0 < model.sde.lam(t_min) else 0.5 * (t_min + t_max)
     return Lesson(
-        Starts(x[:count], taught.ends[:count]),
-        Starts(x[count:], taught.ends[count:]),
+        Starts(begun[:count], taught.ends[:count], _noise(asked, 0, count)),
+        Starts(begun[count:], taught.ends[count:], _noise(asked, count, len(x))),
         (_part(model, x, 0, count), _part(model, x, count, len(x))),
         taught,
         difference_step(few, x[:16] / model.sde.prior_std(t_max), middle),
@@ -95,14 +99,19 @@ def prepare(
     )
 
 
-def _states(model: ScoreModel, asked: Asked, count: int) -> Tensor:
+def _states(model: ScoreModel, asked: Asked, count: int, first: int) -> Tensor:
     if isinstance(asked.starts, Tensor):
         return asked.starts.to(device=asked.device, dtype=asked.dtype)
     unit, _, _ = start_state(
-        model, (count, *asked.shape), None, asked.seed, range(APART, APART + count), None, SampleStreams,
+        model, (count, *asked.shape), None, asked.seed, range(first, first + count), None, SampleStreams,
         asked.dtype or torch.float64, asked.device,
     )  # fmt: skip
     return unit * model.sde.prior_std(asked.ends[1])
+
+
+def _noise(asked: Asked, first: int, last: int) -> SampleStreams | None:
+    """The noise of stochastic students: always the same for a start, so that two students differ by their numbers."""
+    return SampleStreams(asked.seed, range(OTHERS + first, OTHERS + last)) if asked.stochastic else None
 
 
 def _part(model: ScoreModel, x: Tensor, first: int, last: int) -> ScoreModel:

@@ -54,6 +54,12 @@ def lift(table: Table, sde: SDE, labels: tuple[float, float]) -> Student:
     )
 
 
+def liftable(table: Table) -> bool:
+    """Whether it is deterministic, or of one call and one normal a step."""
+    plain = all(row.s is not None and len(row.noise) <= 1 and not row.propose_noise for row in table.rows)
+    return not table.stochastic or (plain and not any(row.asks for row in table.rows))
+
+
 def _output(asked: Prediction, sde: SDE, t: float, point: np.ndarray, number: int) -> np.ndarray:
     a, b, _ = conversion("flow", asked, sde, np.array(t), sde, np.array(t))
     output = float(a) * point
@@ -78,8 +84,7 @@ def _step(here: np.ndarray, there: np.ndarray, k: int) -> np.ndarray:
 
 def _kept(table: Table, sde: SDE, labels: tuple[float, float]) -> Student:
     """A stochastic table with a call a step: its own numbers, as a state that has noise is no sum of outputs."""
-    plain = all(row.s is not None and len(row.noise) <= 1 and not row.propose_noise for row in table.rows)
-    require(plain and not any(row.asks for row in table.rows), "a stochastic table of one call and one normal a step")
+    require(liftable(table), "a stochastic table of one call and one normal a step")
     weights = [np.pad(np.array(row.commit), (0, k + 2 - len(row.commit))) for k, row in enumerate(table.rows)]
     noise = np.array([row.noise[0] if row.noise else 0.0 for row in table.rows])
     places = places_of(sde, [row.t for row in table.rows])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,15 +12,20 @@ from typing import Literal
 import torch
 
 from ..errors import require
+from ..exact import Gaussian
+from ..sampling import sample
 from .candidates import Candidate, Trial, diverse, tried
 from .gauss_newton import CAUCHY, Fit, begin, descend
+from .laws import clearly_closer
 from .lesson import Lesson
-from .lifting import lift
+from .lifting import lift, liftable
 from .shooting import Features, Shooting, root_median
 from .student import Student
 
 ROUNDS = ((12, 6, 0.25), (6, 14, 0.25), (3, 60, 1.0))
 """(how many descents, steps at most, share of the starts to fit) of each round; the best held out go on."""
+OPENED = 4
+"""How many descents begin at each opening."""
 TAILS = 2.0
 """Root mean square over median error beyond which a few starts are taken to have most of the error."""
 FEWEST = 128
@@ -50,7 +55,7 @@ class Purse:
         return not late and (self.rows is None or self.spent < self.rows)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """What tables are searched for.
 
@@ -60,6 +65,7 @@ class Task:
         ends: the last and the first time. labels: the lowest and the highest time the network may be told.
         candidates: published solvers to begin from.
         purse: what may be spent.
+        opening: the law whose flow took the starts to the first time, where that is not the process' own.
     """
 
     lesson: Lesson
@@ -69,6 +75,7 @@ class Task:
     labels: tuple[float, float]
     candidates: Sequence[Candidate]
     purse: Purse
+    opening: Gaussian | None = None
 
     def shooting(self, part: Part, share: float = 1.0) -> Shooting:
         """From the starts to fit or those held out, or from the first share of them."""
@@ -87,56 +94,95 @@ class Found:
     """What a search found.
 
     Attributes: student (None where no descent beat the best published solver), error and median (held out), trials
-    (the published solvers, the best first).
+    (the published solvers without opening, the best first), task (what it was found for: with an opening or without),
+    lead (the best published solver of all, for that task where there is no student).
     """
 
     student: Student | None
     error: float
     median: float
     trials: Sequence[Trial]
+    task: Task
+    lead: Trial
 
     @property
     def best(self) -> Trial:
-        """The best published solver, on the held-out starts."""
+        """The best published solver without opening, on the held-out starts."""
         return self.trials[0]
 
 
-def search(task: Task, nfe: int, more: Sequence[Student], tick: Callable[[], object]) -> Found:
+class _Lane:
+    """One task on its way: what published solvers make of it, and the shootings that its students are fitted by."""
+
+    def __init__(self, task: Task, nfe: int, more: Sequence[Student]) -> None:
+        lesson = task.lesson
+        self.task = task
+        self.trials = tried(
+            lesson.models[1], task.candidates, nfe, lesson.held_out, task.features,
+            laws=task.laws, ends=task.ends, batch_size=lesson.size,
+        )  # fmt: skip
+        self.held_out = task.shooting("held_out")
+        self.fitted = [task.shooting("train", share) for _, _, share in ROUNDS]
+        self._tried = len(self.trials) * nfe * len(lesson.held_out.x)
+        count = ROUNDS[0][0] if task.opening is None else OPENED
+        self.students = [*more, *_lifted(task, self.trials, count)][:count]
+
+    @property
+    def spent(self) -> int:
+        """Samples the network has seen."""
+        return self._tried + self.held_out.spent + sum(train.spent for train in self.fitted)
+
+
+def search(
+    task: Task,
+    nfe: int,
+    more: Sequence[Student],
+    tick: Callable[[], object],
+    opened: Mapping[Task, Sequence[Student]] | None = None,
+) -> Found:
     """A student of ``nfe`` calls.
 
     Every published solver is run from the held-out starts; the best of each grid, and whatever students are given
-    ``more``, begin a descent; the best few of them finish it. ``tick`` is called after each step.
+    ``more``, begin a descent; the best few of them finish it. ``tick`` is called after each step. ``opened``: the same
+    task from later times, with more students for each: they take part, and the best of all is found.
     Raises: ValueError if no published solver can be run with that many calls.
     """
-    lesson = task.lesson
-    trials = tried(
-        lesson.models[1], task.candidates, nfe, lesson.held_out, task.features,
-        laws=task.laws, ends=task.ends, batch_size=lesson.size,
-    )  # fmt: skip
-    require(bool(trials), f"a published solver that takes nfe={nfe} calls on this process")
-    before = task.purse.spent + len(trials) * nfe * len(lesson.held_out.x)
-    held_out = task.shooting("held_out")
-    fitted = [task.shooting("train", share) for _, _, share in ROUNDS]
+    before = task.purse.spent
+    lanes = [_Lane(task, nfe, more)]
+    require(bool(lanes[0].trials), f"a published solver that takes nfe={nfe} calls on this process")
+    lanes += [_Lane(later, nfe, students) for later, students in (opened or {}).items()]
+    lanes = [lane for lane in lanes if lane.trials]
 
     def go_on() -> bool:
-        task.purse.spent = before + held_out.spent + sum(train.spent for train in fitted)
+        task.purse.spent = before + sum(lane.spent for lane in lanes)
         tick()
         return task.purse.open()
 
     go_on()
-    students = [*more, *_lifted(task, trials)][: ROUNDS[0][0]]
-    fits = [begin(held_out, student, width) for width in _widths(trials[0]) for student in students]
-    for train, (count, steps, _) in zip(fitted, ROUNDS, strict=True):
-        chosen = sorted(fits, key=_promise)[:count] if train is not fitted[0] else fits
-        fits = [descend(train, held_out, begin(held_out, fit.best, fit.width), steps, go_on) for fit in chosen]
-    best = min(fits, key=_promise)
-    for width in _widths(trials[0])[1:]:  # the other cost may see a way on
+    fits = [
+        (lane, begin(lane.held_out, student, width))
+        for lane in lanes for width in _widths(lane.trials[0]) for student in lane.students
+    ]  # fmt: skip
+    for number, (count, steps, _) in enumerate(ROUNDS):
+        chosen = sorted(fits, key=_promise)[:count] if number else fits
+        fits = []
+        for lane, fit in chosen:
+            fit = begin(lane.held_out, fit.best, fit.width)
+            fits.append((lane, descend(lane.fitted[number], lane.held_out, fit, steps, go_on)))
+    leading = min(lanes, key=lambda lane: lane.trials[0].error)
+    lead = leading.trials[0]
+    nothing = Found(None, lead.error, lead.median, lanes[0].trials, leading.task, lead)
+    if not fits:
+        return nothing
+    lane, best = min(fits, key=_promise)
+    for width in _widths(lane.trials[0])[1:]:  # the other cost may see a way on
         other = math.inf if best.width < math.inf else width
-        best = descend(fitted[-1], held_out, begin(held_out, best.best, other), ROUNDS[1][1], go_on)
+        best = descend(lane.fitted[-1], lane.held_out, begin(lane.held_out, best.best, other), ROUNDS[1][1], go_on)
     go_on()
-    if best.held_out >= trials[0].error:
-        return Found(None, trials[0].error, trials[0].median, trials)
-    return Found(best.best, best.held_out, root_median(held_out.squares(best.best)), trials)
+    if best.held_out >= lead.error or not _sure(lane, best, leading):
+        return nothing
+    median = root_median(lane.held_out.squares(best.best))
+    return Found(best.best, best.held_out, median, lanes[0].trials, lane.task, lead)
 
 
 def _widths(trial: Trial) -> list[float]:
@@ -144,14 +190,27 @@ def _widths(trial: Trial) -> list[float]:
     return [math.inf, CAUCHY] if trial.error > TAILS * trial.median else [math.inf]
 
 
-def _promise(fit: Fit) -> float:
-    return fit.held_out
+def _sure(lane: _Lane, fit: Fit, leading: _Lane) -> bool:
+    """Whether the student is better than the best published solver, not only by the noise of two sets of samples."""
+    task, held_out = leading.task, leading.task.lesson.held_out
+    if not task.laws:
+        return True
+    run = sample(
+        task.lesson.models[1], start=held_out.x, solver=leading.trials[0].table, noise=held_out.noise,
+        batch_size=task.lesson.size,
+    )  # fmt: skip
+    ends = lane.held_out.ends(fit.best)
+    return clearly_closer(*(task.features(x) for x in (ends, run.samples, held_out.targets)))
 
 
-def _lifted(task: Task, trials: Sequence[Trial]) -> list[Student]:
-    scouts = diverse([trial for trial in trials if math.isfinite(trial.error)], ROUNDS[0][0])
+def _promise(fit: tuple[_Lane, Fit]) -> float:
+    return fit[1].held_out
+
+
+def _lifted(task: Task, trials: Sequence[Trial], count: int) -> list[Student]:
+    able = [trial for trial in trials if math.isfinite(trial.error) and liftable(trial.table)]
     found = []
-    for trial in scouts:
+    for trial in diverse(able, count):
         with suppress(ValueError):  # a point that its start hardly reaches, in a solution that runs away
             found.append(lift(trial.table, task.lesson.models[0].sde, task.labels))
     return found

@@ -112,17 +112,22 @@ class Shooting:
         """The least-squares problem of the student's numbers around where they are; width: Cauchy's c, or inf."""
         parts = [self._linear(student, rows) for rows in self._chunks()]
         if self._laws:  # of the means, which are over all chunks
-            parts = [torch.stack([part.sum(dim=0) for part in parts]).sum(dim=0, keepdim=True) / len(self._starts.x)]
+            parts = [torch.stack(parts).sum(dim=0) / len(self._starts.x)]
         products = torch.stack([_products(part, width) for part in parts]).sum(dim=0).cpu().numpy()
         products /= sum(part[..., 0].numel() for part in parts)
         return Normal(products[:-1, :-1], products[:-1, -1])
 
     def _linear(self, student: Student, rows: Tensor) -> Tensor:
-        """[J, r] of some starts, (rows, ..., numbers + 1) float64."""
+        """[J, r] of some starts, (rows, ..., numbers + 1) float64; for laws their sum over the rows."""
         flight = _Flight(self, student, rows)
-        found = self._features(flight.end).double()
-        columns = [(self._features(end).double() - found) / h for end, h in flight.moved()]
-        return torch.stack([*columns, found - self._features(self._starts.targets[rows]).double()], dim=-1)
+        found = self._seen(flight.end)
+        columns = [(self._seen(end) - found) / h for end, h in flight.moved()]
+        return torch.stack([*columns, found - self._seen(self._starts.targets[rows])], dim=-1)
+
+    def _seen(self, ends: Tensor) -> Tensor:
+        """The features of some ends; for laws their sum, as there may be many and all but the sum is not needed."""
+        features = self._features(ends).double()
+        return features.sum(dim=0, keepdim=True) if self._laws else features
 
     def _chunks(self) -> Iterator[Tensor]:
         x = self._starts.x
