@@ -23,6 +23,8 @@ from measured import (
     result_tables,
     sde_table,
     steps_table,
+    transcript,
+    tuning_table,
     work_table,
 )
 
@@ -149,6 +151,8 @@ PAGES: list[tuple[str, str, Callable[[], str]]] = [
     ("docs/benchmarks.md", "overhead", partial(csv_table, "overhead")),
     ("docs/diffusers.md", "gaussian", partial(csv_table, "diffusers_gaussian")),
     ("docs/diffusers.md", "parity", partial(csv_table, "diffusers_parity")),
+    ("docs/tuning.md", "tuning", tuning_table),
+    ("docs/tuning.md", "advise", partial(transcript, "advise")),
 ]
 
 

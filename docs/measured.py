@@ -144,3 +144,20 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells))
+
+
+def tuning_table() -> str:
+    """Tuned tables beside the best untuned solver, a problem and a number of calls a line."""
+    head = ["problem", "calls", "best untuned", "of", "error", "tuned", "ratio", "median ratio", "10⁶ samples seen", "min"]
+    names = ("untuned", "of", "untuned_rmse", "tuned_rmse", "ratio", "median_ratio", "million_samples_seen", "minutes")
+    lines = []
+    for row in records("tuning"):
+        solver, _, grid = row["untuned"].rpartition(" on ")
+        shown = {**row, "untuned": f"`{solver}`, {grid}"}
+        lines.append([f"`{row['problem']}`", row["calls"], *(shown[name] for name in names)])
+    return markdown(head, lines)
+
+
+def transcript(name: str) -> str:
+    """A command and what it printed, kept as text in ``docs/assets``."""
+    return f"```console\n{(ASSETS / f'{name}.txt').read_text().rstrip()}\n```"

@@ -77,6 +77,17 @@ def test_a_ddpm_pipeline_gives_what_sample_gives(solver: str) -> None:
     assert (out - image(expected)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("solver", ["ddim", "unipc_3", "heun", "dpmpp_2m_sde"])
+def test_a_ddim_pipeline_does_too(solver: str) -> None:
+    net = exact()
+    pipe = diffusers.DDIMPipeline(unet=net, scheduler=diffusers.DDIMScheduler())  # which it would make of any other
+    pipe.scheduler = ScoreSolveScheduler.from_config(pipe.scheduler.config, solver=solver)
+    pipe.set_progress_bar_config(disable=True)
+    out = pipe(2, torch.Generator().manual_seed(0), num_inference_steps=6, output_type="np").images
+    expected = ours(net, solver, steps=6)
+    assert (torch.from_numpy(out).permute(0, 3, 1, 2) - image(expected)).abs().max() < 1e-5
+
+
 def loop(scheduler: ScoreSolveScheduler, net: Any, x: Tensor, seed: int = 0, edit: Any = None, **step: Any) -> Tensor:
     """A pipeline's loop."""
     generator = torch.Generator().manual_seed(seed)
