@@ -69,4 +69,5 @@ class ZeroTerminalVPSDE(DiscreteVPSDE):
         return self._lost.place(lost) / self.N
 
     def __repr__(self) -> str:
-        return f"ZeroTerminalVPSDE(<{self.N} betas, {self.betas[0]:.6g} to {self.betas[-2]:.6g} and 1>)"
+        first, last, mean = self.betas[0], self.betas[-2], self.betas.mean()
+        return f"ZeroTerminalVPSDE(<{self.N} betas, {first:.6g} to {last:.6g} and 1, mean {mean:.6g}>)"

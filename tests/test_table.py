@@ -208,3 +208,12 @@ def test_history_and_one_step_are_read_off_the_rows() -> None:
         "dpmpp_2m": (2, False, False),
         "ddpm": (1, True, True),
     }
+
+
+def test_a_table_of_one_table_of_betas_is_refused_by_another_of_the_same_ends() -> None:
+    one, other = ss.DiscreteVPSDE.linear(), ss.DiscreteVPSDE.scaled_linear(1e-4, 0.02)
+    assert (one.betas[0], one.betas[-1]) == pytest.approx((other.betas[0], other.betas[-1]))
+    table = ss.build_table("ddim", one, ss.grids.uniform(one, 4, 1.0, 0.0))
+    model = ss.ScoreModel(lambda x, t: x, other, predicts="noise", time="index")
+    with pytest.raises(ValueError, match="its weights belong to that path"):
+        ss.sample(model, (1, 2), solver=table)

@@ -60,7 +60,7 @@ def from_diffusers(
     >>> config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     >>> model = ss.from_diffusers(Net(), config)  # or ss.from_diffusers(pipeline)
     >>> model.sde, model.predicts, model.time
-    (DiscreteVPSDE(<1000 betas, 0.00085 to 0.012>), 'noise', 'fractional_index')
+    (DiscreteVPSDE(<1000 betas, 0.00085 to 0.012, mean 0.00534899>), 'noise', 'fractional_index')
     """
     net, config = _read(source, scheduler, dtype, device)
     schedule = schedule_of(config)
