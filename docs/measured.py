@@ -148,7 +148,7 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def tuning_table() -> str:
     """Tuned tables beside the best untuned solver, a problem and a number of calls a line."""
-    head = ["problem", "calls", "best untuned", "of", "error", "tuned", "ratio", "median ratio", "10⁶ samples seen", "min"]
+    head = ["problem", "calls", "best untuned", "of", "error", "tuned", "ratio", "median ratio", "10⁶ samples", "min"]
     names = ("untuned", "of", "untuned_rmse", "tuned_rmse", "ratio", "median_ratio", "million_samples_seen", "minutes")
     lines = []
     for row in records("tuning"):

@@ -99,7 +99,8 @@ class DiscreteVPSDE(IntegratedBeta):
         return self._curve.place(integral) / self.N
 
     def __repr__(self) -> str:
-        first, last, mean = self.betas[0], self.betas[-1], self.betas.mean()  # the mean tells tables of equal ends apart
+        # the mean tells tables of equal ends apart
+        first, last, mean = self.betas[0], self.betas[-1], self.betas.mean()
         return f"DiscreteVPSDE(<{self.N} betas, {first:.6g} to {last:.6g}, mean {mean:.6g}>)"
 
 

@@ -232,7 +232,8 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected time=, as Lumina is not known"):
         ss.from_diffusers(type("Lumina", (torch.nn.Module,), {})(), diffusers.FlowMatchEulerDiscreteScheduler())
     (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": "HeunDiscreteScheduler"}))
-    assert repr(ss.from_diffusers(unet(), tmp_path).sde) == "DiscreteVPSDE(<1000 betas, 0.00085 to 0.012, mean 0.006425>)"
+    named = "DiscreteVPSDE(<1000 betas, 0.00085 to 0.012, mean 0.006425>)"
+    assert repr(ss.from_diffusers(unet(), tmp_path).sde) == named
 
 
 def test_the_library_itself_does_not_import_diffusers() -> None:

@@ -168,7 +168,7 @@ def test_saved_schedulers_come_back_and_tables_with_them(tmp_path: Path) -> None
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers', of numpy
 def test_what_a_class_has_by_default_is_taken_over_and_typing_errors_are_not() -> None:
     scheduler = ScoreSolveScheduler.from_config(diffusers.HeunDiscreteScheduler().config, solver="heun")
-    assert repr(scheduler.model.sde) == "DiscreteVPSDE(<1000 betas, 0.00085 to 0.012, mean 0.00534899>)"
+    assert repr(scheduler.model.sde) == "DiscreteVPSDE(<1000 betas, 0.00085 to 0.012, mean 0.006425>)"
     with pytest.raises(TypeError, match="did you mean 'solver'"):
         ScoreSolveScheduler.from_config(diffusers.DDIMScheduler().config, sovler="heun")
     for solver in ("adaptive_abm", "rk45", "adaptive_sde_sra"):
