@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import scoresolve as ss
-from benchmarks import digits, measure, metrics, problems, reference
+from benchmarks import digits, measure, metrics, problems
 from benchmarks.run import main
+from scoresolve import reference
 
 CPU = torch.device("cpu")
 
