@@ -20,7 +20,7 @@ from .problems import PROBLEMS, Problem, Settings, _from_law, from_model
 from .train import RESULTS, load
 
 UNSEEN = ("moons", "unet")
-STARTS = {"gaussian": 2048, "mixture": 4096, "moons": 4096, "digits": 1024, "network": 512, "unet": 256}
+STARTS = {"gaussian": 2048, "mixture": 4096, "moons": 4096, "digits": 512, "network": 512, "unet": 256}
 """Starts that tables are fitted to, as many as are held out to choose by, and as many again that they are judged by."""
 
 
