@@ -97,17 +97,22 @@ def cell(folder: Path, name: str, compute: Callable[..., dict[str, Any]], *argum
     return found
 
 
-def rows(folder: Path, names: Iterable[str], calls: Sequence[int], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """A line for each problem and number of calls, from the cells; what has no file is measured."""
+def rows(
+    folder: Path, names: Iterable[str], calls: Sequence[int], seeds: Sequence[int], known: bool = False
+) -> list[dict[str, Any]]:
+    """A line for each problem and number of calls, from the cells; what has no file is measured, or left out."""
     found = []
     for name in names:
         counts = [n for n in calls if n in CALLS_OF_UNSEEN.get(name, calls)]
         made = cache(partial(make, name))  # no sooner than a cell asks for it
         for count in tqdm(counts, name, leave=False):
+            there = [seed for seed in seeds if (folder / f"{name}-{count}-{seed}.json").exists()]
+            if known and not (there and (folder / f"{name}-{count}-untuned.json").exists()):
+                continue
             bare = cell(folder, f"{name}-{count}-untuned", lambda n: untuned(made().problem, n), count)  # noqa: B023
             runs = [
                 cell(folder, f"{name}-{count}-{seed}", lambda *a: tuned(made(), *a), count, seed)  # noqa: B023
-                for seed in seeds
+                for seed in (there if known else seeds)
             ]
             found.append(_line(name, count, bare, runs))
     return found
@@ -119,6 +124,7 @@ def _line(name: str, calls: int, bare: dict[str, Any], runs: list[dict[str, Any]
     return {
         "problem": name,
         "calls": calls,
+        "seeds": len(runs),
         "untuned": bare["best"],
         "of": bare["tried"],
         "untuned_rmse": bare["rmse"],
@@ -146,11 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--problems", nargs="+", default=[*PROBLEMS, *UNSEEN], choices=[*PROBLEMS, *UNSEEN])
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--known", action="store_true", help="measure nothing, write what there is")
     parser.add_argument("--out", type=Path, default=RESULTS / "tuning")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     (options.out / "cells").mkdir(parents=True, exist_ok=True)
-    lines = rows(options.out / "cells", options.problems, options.nfe, options.seeds)
+    lines = rows(options.out / "cells", options.problems, options.nfe, options.seeds, options.known)
     write(lines, options.out / "tuning.csv")
     print((options.out / "tuning.csv").read_text())
     return 0
