@@ -20,11 +20,12 @@ AYS_LEVELS = {
 """The noise levels rho of ten steps, as published: Sabour et al. 2024, arXiv:2404.14507, and its project page."""
 
 
-def leading(sde: SDE, steps: int, t_max: float, t_min: float, offset: int = 0) -> np.ndarray:
+def leading(sde: SDE, steps: int, t_max: float, t_min: float, offset: int = 0, spared: int = 0) -> np.ndarray:
     """Every ``N // steps``-th index from 0, plus an offset: diffusers' timestep_spacing="leading"; then t_min.
 
     Index i of a table of N betas is the time (i + 1) / N. The first index is *below* N - 1 (with one step it is 0):
-    the run starts at less noise than there is. Stable Diffusion's published settings have offset=1.
+    the run starts at less noise than there is. Stable Diffusion's published settings have offset=1. With ``spared=1``
+    it is every ``N // (steps + 1)``-th without the lowest, as diffusers' DPM-Solver, UniPC, DEIS and SA-Solver have it.
 
     The indices are those whose times lie in (t_min, t_max], counted from 0. A process without a table is taken to
     have N = 1000, at equal steps of t. Raises: ValueError for more steps than indices.
@@ -37,26 +38,40 @@ def leading(sde: SDE, steps: int, t_max: float, t_min: float, offset: int = 0) -
     [0.751, 0.501, 0.251, 0.001, 0.0]
     """
     known = _index_times(sde, steps, t_max, t_min)
-    indices = np.arange(steps)[::-1] * (len(known) // steps) + offset
+    spared = min(spared, len(known) - steps)  # as many steps as indices: all of them
+    indices = np.arange(spared, steps + spared)[::-1] * (len(known) // (steps + spared)) + offset
     inside = offset >= 0 and indices[0] < len(known)
     require(inside, f"indices of 0 to {len(known) - 1}, got {indices[-1]} to {indices[0]} with offset={offset}")
     return np.append(known[indices], t_min)
 
 
-def linspace(sde: SDE, steps: int, t_max: float, t_min: float) -> np.ndarray:
-    """``round(linspace(N - 1, 0, steps))``: diffusers' timestep_spacing="linspace" of DDIM; then t_min.
+def linspace(sde: SDE, steps: int, t_max: float, t_min: float, spared: int = 0) -> np.ndarray:
+    """``round(linspace(N - 1, 0, steps + spared))`` without the last ``spared``; then t_min.
 
-    The first index is N - 1, the last 0 (with one step: only 0, which starts below t_max); what the indices are is
-    said at :func:`leading`. Source: Nichol and Dhariwal 2021, arXiv:2102.09672; Lin et al. 2023, arXiv:2305.08891,
-    table 2.
+    diffusers' timestep_spacing="linspace" of DDIM. The first index is N - 1, the last 0 (with one step: only 0, which
+    starts below t_max); what the indices are is said at :func:`leading`. Source: Nichol and Dhariwal 2021,
+    arXiv:2102.09672; Lin et al. 2023, arXiv:2305.08891, table 2.
 
     >>> import scoresolve as ss
     >>> ss.grids.linspace(ss.DiscreteVPSDE.linear(), 4, 1.0, 0.0).tolist()
     [1.0, 0.667, 0.334, 0.001, 0.0]
     """
     known = _index_times(sde, steps, t_max, t_min)
-    indices = np.rint(np.linspace(0, len(known) - 1, steps)).astype(int)[::-1]
+    spared = min(spared, len(known) - steps)
+    indices = np.rint(np.linspace(0, len(known) - 1, steps + spared)).astype(int)[spared:][::-1]
     return np.append(known[indices], t_min)
+
+
+def linspace_dpm(sde: SDE, steps: int, t_max: float, t_min: float) -> np.ndarray:
+    """:func:`linspace` with ``spared=1``, the default of diffusers' DPM-Solver, UniPC, DEIS and SA-Solver.
+
+    The last index is about N / steps.
+
+    >>> import scoresolve as ss
+    >>> ss.grids.linspace_dpm(ss.DiscreteVPSDE.linear(), 4, 1.0, 0.0).tolist()
+    [1.0, 0.75, 0.501, 0.251, 0.0]
+    """
+    return linspace(sde, steps, t_max, t_min, spared=1)
 
 
 def trailing(sde: SDE, steps: int, t_max: float, t_min: float) -> np.ndarray:

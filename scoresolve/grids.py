@@ -21,14 +21,14 @@ from scipy.special import betaincinv, expit, logit
 
 from .errors import require, unknown
 from .grid_clocks import RHO_CAP, in_clock, last_positive, over_lam
-from .grid_tables import ays_sd15, ays_sdxl, ays_svd, leading, linspace, trailing
+from .grid_tables import ays_sd15, ays_sdxl, ays_svd, leading, linspace, linspace_dpm, trailing
 from .optimised import optimised
 from .sde import SDE
 
 __all__ = [
     "GRIDS", "RHO_CAP", "Grid", "GridLike", "ays_sd15", "ays_sdxl", "ays_svd", "balanced", "beta", "check_times",
-    "cosine", "exponential", "flow_shift", "karras", "leading", "linspace", "log_snr", "make_grid", "optimised",
-    "poly_exponential", "power", "quadratic", "snap_to_indices", "trailing", "uniform",
+    "cosine", "exponential", "flow_shift", "karras", "leading", "linspace", "linspace_dpm", "log_snr", "make_grid",
+    "optimised", "poly_exponential", "power", "quadratic", "snap_to_indices", "trailing", "uniform",
 ]  # fmt: skip
 
 Grid: TypeAlias = Callable[[SDE, int, float, float], np.ndarray]
@@ -212,6 +212,7 @@ GRIDS: dict[str, Grid] = {
     "flow_shift": flow_shift,
     "leading": leading,
     "linspace": linspace,
+    "linspace_dpm": linspace_dpm,
     "trailing": trailing,
     "ays_sd15": ays_sd15,
     "ays_sdxl": ays_sdxl,

@@ -93,13 +93,13 @@ PRESETS = {
     "HeunDiscreteScheduler": Preset("heun", "linspace", {"clock": "rho"}),
     "KDPM2DiscreteScheduler": Preset("dpm_solver_2s", "linspace"),
     "KDPM2AncestralDiscreteScheduler": Preset("dpm_2_ancestral", "linspace"),
-    "DPMSolverMultistepScheduler": Preset("dpmpp_2m", "linspace"),
-    "DPMSolverSinglestepScheduler": Preset("dpmpp_2s", "linspace"),
+    "DPMSolverMultistepScheduler": Preset("dpmpp_2m", "linspace_dpm"),
+    "DPMSolverSinglestepScheduler": Preset("dpmpp_2s", "linspace_dpm"),
     "DPMSolverSDEScheduler": Preset("dpmpp_sde", "linspace"),
-    "DEISMultistepScheduler": Preset("deis_log_rho1", "linspace"),
-    "UniPCMultistepScheduler": Preset("unipc_2", "linspace"),
+    "DEISMultistepScheduler": Preset("deis_log_rho1", "linspace_dpm"),
+    "UniPCMultistepScheduler": Preset("unipc_2", "linspace_dpm"),
     "SASolverScheduler": Preset(
-        "sa_solver", "linspace", {"predictor_order": 2, "corrector_order": 2, "weights": "bh1"}
+        "sa_solver", "linspace_dpm", {"predictor_order": 2, "corrector_order": 2, "weights": "bh1"}
     ),
     "EDMEulerScheduler": Preset("euler", "karras"),
     "EDMDPMSolverMultistepScheduler": Preset("dpmpp_2m", "karras"),

@@ -65,7 +65,7 @@ def test_a_grid_of_noise_levels_visits_the_same_ones_on_every_process(grid: str)
 
 def test_a_grid_of_times_does_not() -> None:
     others = set(GRIDS) - set(SAME_LEVELS)
-    assert others == {"uniform", "power", "quadratic", "beta", "leading", "linspace", "trailing"}
+    assert others == {"uniform", "power", "quadratic", "beta", "leading", "linspace", "linspace_dpm", "trailing"}
     for grid in others:
         lams = [sde.lam(make_grid(grid, sde, 9, *interval(sde, -2.5, 2.5))) for sde in (ss.VESDE(), ss.VPSDE())]
         assert np.abs(lams[0] - lams[1]).max() > 0.1, grid

@@ -13,6 +13,7 @@ import scoresolve as ss
 from scoresolve.integrations.networks import Preconditioned
 from scoresolve.integrations.schedules import betas_of, schedule_of
 from scoresolve.integrations.timesteps import flow_times, grid_of, sequence_mu
+from scoresolve.presets import resolve
 
 pytest.importorskip("diffusers")
 import diffusers
@@ -104,6 +105,29 @@ def test_the_preconditioning_is_that_of_diffusers(predicts: str) -> None:
     assert torch.equal(seen[1], theirs.precondition_noise(sigma))
     assert (seen[0] - scaled).abs().max() < 1e-15
     assert (out - theirs.precondition_outputs(x, scaled.sin(), sigma[:, None])).abs().max() < 1e-14
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # theirs, with numpy 2
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize(
+    "name",
+    ["DDIMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler",
+     "SASolverScheduler"],
+)  # fmt: skip
+def test_spacings_are_those_of_the_class(name: str, spacing: str) -> None:
+    scheduler = getattr(diffusers, name)(timestep_spacing=spacing)
+    grid: Any = grid_of(scheduler)
+    for steps in (5, 7, 10, 20):
+        scheduler.set_timesteps(steps)
+        times = grid(ss.DiscreteVPSDE(betas_of(scheduler.config)), steps, 1.0, 0.0)
+        assert (times[:-1] * 1000 - 1).round().tolist() == scheduler.timesteps.tolist()
+    own_spacing = type(scheduler)().config.timestep_spacing
+    if spacing == own_spacing:  # what the name alone stands for
+        grid_name = resolve(name).grid
+        assert grid_name is not None
+        own = ss.grids.make_grid(grid_name, ss.DiscreteVPSDE.linear(), 7, 1.0, 0.0)
+        scheduler.set_timesteps(7)
+        assert (own[:-1] * 1000 - 1).round().tolist() == scheduler.timesteps.tolist()
 
 
 def test_grids_of_configurations() -> None:

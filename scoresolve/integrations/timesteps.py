@@ -86,6 +86,13 @@ def grid_of(source: Any, mu: float | None = None, *, length: int | None = None) 
     return spacing_of(config)
 
 
+SPARING = frozenset([
+    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler",
+    "SASolverScheduler",
+])  # fmt: skip
+"""Classes that space n + 1 indices and leave the last out."""
+
+
 def spacing_of(config: Config) -> GridLike:
     """The grid of a configuration that is not a flow's."""
     if config.get("use_karras_sigmas") or config.get("sigma_schedule") == "karras":
@@ -96,6 +103,7 @@ def spacing_of(config: Config) -> GridLike:
         return beta
     spacing = config.get("timestep_spacing") or "leading"
     require(spacing in ("leading", "linspace", "trailing"), f"a timestep_spacing that is known, got {spacing!r}")
+    spared = int(config.get("_class_name") in SPARING)
     if spacing == "leading":
-        return partial(leading, offset=int(config.get("steps_offset") or 0))
-    return linspace if spacing == "linspace" else trailing
+        return partial(leading, offset=int(config.get("steps_offset") or 0), spared=spared)
+    return partial(linspace, spared=spared) if spacing == "linspace" else trailing
