@@ -148,13 +148,25 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def tuning_table() -> str:
     """Tuned tables beside the best untuned solver, a problem and a number of calls a line."""
-    head = ["problem", "calls", "best untuned", "of", "error", "tuned", "ratio", "median ratio", "10⁶ samples", "min"]
+    head = [
+        "problem",
+        "calls",
+        "seeds",
+        "best untuned",
+        "of",
+        "error",
+        "tuned",
+        "ratio",
+        "median ratio",
+        "10⁶ samples",
+        "min",
+    ]
     names = ("untuned", "of", "untuned_rmse", "tuned_rmse", "ratio", "median_ratio", "million_samples_seen", "minutes")
     lines = []
     for row in records("tuning"):
         solver, _, grid = row["untuned"].rpartition(" on ")
         shown = {**row, "untuned": f"`{solver}`, {grid}"}
-        lines.append([f"`{row['problem']}`", row["calls"], *(shown[name] for name in names)])
+        lines.append([f"`{row['problem']}`", row["calls"], row["seeds"], *(shown[name] for name in names)])
     return markdown(head, lines)
 
 
