@@ -45,7 +45,7 @@ class Record:
         try:
             found = json.loads(path.read_bytes())
             require(found["format"] == _FORMAT, _FORMAT)
-            known = {name: found[name] for name in fresh} | {name: found[name] for name in ("taught",) if name in found}
+            known = {**found, **{name: found[name] for name in fresh}}  # a KeyError where any of these is missing
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"expected a plan of advise in {path}, got another file: choose another folder") from error
         differ = [name for name, value in fresh["request"].items() if known["request"].get(name) != value]

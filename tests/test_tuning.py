@@ -218,6 +218,8 @@ def test_a_network_in_float32_and_a_conditional_one() -> None:
         ({"starts": torch.zeros(9, 3)}, r"starts of shape \(count, \*\(2,\)\)"),
         ({"starts": torch.zeros(9, 2), "held_out": 9}, "held out"),
         ({"t_max": 2.0}, "t_max"),
+        ({"minutes": -1}, "minutes > 0"),
+        ({"budget": 0}, "budget > 0"),
         ({"candidates": [("huen", "uniform")]}, "heun"),
         ({"candidates": [("heun", "unifrom")]}, "uniform"),
         ({"candidates": []}, "nfe=4"),

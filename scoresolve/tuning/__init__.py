@@ -120,6 +120,8 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
     law = None if data is None else law_of(data, asked.shape)
     require(law is None or ends[1] == model.t_max, "data= without t_max=: an opening begins at the process' own")
     check_candidates(candidates or ())
+    require(budget is None or budget > 0, f"budget > 0 samples, got {budget}")
+    require(minutes is None or minutes > 0, f"minutes > 0, got {minutes}")
     purse = Purse(budget, None if minutes is None else 60 * minutes)
     lesson = prepare(model, asked, counts[-1], features or _themselves)
     task = Task(

@@ -11,6 +11,7 @@ from ..errors import require, whole_number
 from ..model import ScoreModel
 from ..noise import SampleStreams
 from ..starting import check_batch, start_state
+from ..watch import dtype_of
 from .shooting import Features, Starts
 from .smoothness import accepted_dtype, difference_step
 from .teacher import Converged, converge, relative_goal
@@ -85,7 +86,7 @@ def prepare(
     if asked.dtype is None and not isinstance(asked.starts, Tensor):
         x = x.to(accepted_dtype(few, x[:16]))
     if taught is None:
-        goal = relative_goal(_computes_in(model, x))
+        goal = relative_goal(dtype_of(model.net) or x.dtype)
         taught = converge(model, x, t_max, t_min, goal=goal, features=features, batch_size=size)
     begun = _states(model, asked, len(x), OTHERS).to(x) if asked.stochastic else x
     middle = float(model.sde.time(0.0)) if model.sde.lam(t_max) < 0 < model.sde.lam(t_min) else 0.5 * (t_min + t_max)
@@ -116,8 +117,3 @@ def _noise(asked: Asked, first: int, last: int) -> SampleStreams | None:
 
 def _part(model: ScoreModel, x: Tensor, first: int, last: int) -> ScoreModel:
     return model.take(torch.arange(first, last, device=x.device), len(x))
-
-
-def _computes_in(model: ScoreModel, x: Tensor) -> torch.dtype:
-    parameters = model.net.parameters() if isinstance(model.net, torch.nn.Module) else iter(())
-    return next((p.dtype for p in parameters if p.is_floating_point()), x.dtype)
