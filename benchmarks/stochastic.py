@@ -34,7 +34,7 @@ import torch
 from tqdm import tqdm
 
 import scoresolve as ss
-from benchmarks import orders
+from benchmarks import order_errors, order_paths
 from benchmarks.one_dimension import Law, Stratified, centred, floor, mode_share, network, quantiles, wasserstein
 
 OUT = Path(__file__).resolve().parent / "results"
@@ -99,7 +99,7 @@ class Row:
 
     def within(self, errors: float = 3.0) -> bool:
         """Whether a share is that of the law, to so many standard errors."""
-        return abs(self.value - float(orders.mixture().weights[0])) <= errors * (self.noise or 0.0)
+        return abs(self.value - float(order_errors.mixture().weights[0])) <= errors * (self.noise or 0.0)
 
 
 # -- the measurements -------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def share(info: ss.SolverInfo, nfe: int, law: Law, sde: ss.SDE, n: int, seed: in
 
 def law_rows(info: ss.SolverInfo, nfe: int, plan: Plan) -> list[Row]:
     """Distance and share at a budget; none if it is below the cost of the solver."""
-    law, sde = orders.mixture(), ss.VPSDE()
+    law, sde = order_errors.mixture(), ss.VPSDE()
     try:
         w1, w2, noise, calls = distance(info, nfe, law, sde, plan.samples, plan.repeats, plan.seed)
     except ValueError as error:
@@ -164,8 +164,8 @@ def strong_rows(info: ss.SolverInfo, plan: Plan) -> list[Row]:
     fine = info.strong_order is not None and info.strong_order > 1
     steps = (*plan.steps, 2 * plan.steps[-1]) if fine else plan.steps
     paths, finest = (plan.paths // 2, 2 * plan.finest) if fine else (plan.paths, plan.finest)
-    errors, _, _ = orders.path_errors(info, ss.VPSDE(), steps, paths, finest)
-    width = orders.LAM[1] - orders.LAM[0]
+    errors, _, _ = order_paths.path_errors(info, ss.VPSDE(), steps, paths, finest)
+    width = order_errors.LAM[1] - order_errors.LAM[0]
     return [row(info, "strong", steps=n, step=width / n, value=e) for n, e in zip(steps, errors, strict=True)]
 
 
@@ -176,7 +176,7 @@ def stochastic_solvers() -> list[ss.SolverInfo]:
 
 def measure(plan: Plan, progress: bool = True) -> Iterator[Row]:
     """Every number of the three figures, on two threads."""
-    last = orders.mixture().marginal(ss.VPSDE(), ss.VPSDE.t_min)
+    last = order_errors.mixture().marginal(ss.VPSDE(), ss.VPSDE.t_min)
     exact = [floor(last, plan.samples, power, seed=plan.seed) for power in (1, 2)]
     yield Row("floor", "exact samples", value=exact[0], w2=exact[1])
     infos = stochastic_solvers()

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from PIL import Image
 
-from . import orders
+from . import order_errors
 from .plots import COLOURS, MARKERS
 from .stochastic import Row
 
@@ -65,7 +65,7 @@ def strong_figure(rows: Sequence[Row]) -> Figure:
     """Strong error against step, with guides of slope 1 and 1.5 and the measured slopes."""
     lines = grouped(rows, "strong")
     slopes = {
-        solver: orders.slope([row.value for row in own], last=3)
+        solver: order_errors.slope([row.value for row in own], last=3)
         for family in lines.values()
         for solver, own in family.items()
     }

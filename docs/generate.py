@@ -73,14 +73,23 @@ def _orders() -> dict[str, dict[str, str]]:
 
 
 def _order(info: ss.SolverInfo) -> str:
-    """Declared, and measured in brackets."""
+    """Declared, and measured in brackets: on the mixture and on a Gaussian, or the latter alone."""
     row = _orders().get(info.name)
-    return f"{info.order or '–'}" + (f" ({float(row['order']):.2f})" if row else "")
+    found = [float(row[key]) for key in ("order", "gaussian")[info.kind == "sde" :]] if row else []
+    return f"{info.order or '–'}" + (f" ({', '.join(f'{value:.2f}' for value in found)})" if found else "")
+
+
+def _start(info: ss.SolverInfo) -> str:
+    """What its own start-up leaves of the order, where that is less."""
+    row = _orders().get(info.name)
+    return f"{float(row['start']):.0f}" if row and row["start"] and float(row["start"]) < info.order - 0.5 else ""
 
 
 def _strong(info: ss.SolverInfo) -> str:
     row = _orders().get(info.name)
-    return f"{info.strong_order:g} ({float(row['strong']):.2f})" if row and info.strong_order else ""
+    if not row or not info.strong_order:
+        return ""
+    return f"{info.strong_order:g} ({float(row['strong']):.2f}, {float(row['path']):.2f})"
 
 
 COLUMNS: list[Column] = [
@@ -89,6 +98,7 @@ COLUMNS: list[Column] = [
     ("kind", _kind),
     ("calls a step", lambda info: str(info.evaluations)),
     ("order (measured)", _order),
+    ("as it starts", _start),
     ("strong order (measured)", _strong),
     ("default grid", lambda info: f"`{info.grid}`"),
     ("options", _options),

@@ -48,30 +48,6 @@ def interval(sde: ss.SDE, first: float = -3.0, last: float = 2.5) -> tuple[float
     return sde.time(first), sde.time(last)
 
 
-def gaussian_error(table: ss.Table, law: ss.exact.Gaussian, sde: ss.SDE, eta: float) -> float:
-    """Distance of a table's affine map from that of the dynamics of noise level eta, on Gaussian data.
-
-    In an eigen-direction of variance v, with P = alpha^2 v + sigma^2 and R = P / alpha^2, the exact dynamics from u
-    to t multiply the deviation from the mean by ``A = (alpha_t/alpha_u) (R_t/R_u)^{(1 + eta^2)/2}`` and add noise of
-    variance ``P_t - A^2 P_u``. Deviations, offsets and noise are compared apart: a total variance may
-    cross its target and fake an order.
-    """
-    gain, offset, noise = ss.exact.affine_map(table, law, sde)
-    u, t = table.times[0], table.times[-1]
-    v, mean = law.variances[0], law.bases[0].T @ law.means[0]
-    variance_u, variance_t = (sde.alpha(w) ** 2 * v + sde.sigma(w) ** 2 for w in (u, t))
-    ratio = (variance_t / variance_u) * (sde.alpha(u) / sde.alpha(t)) ** 2
-    exact_gain = (sde.alpha(t) / sde.alpha(u)) * ratio ** (0.5 * (1 + eta**2))
-    exact_noise = variance_t - exact_gain**2 * variance_u
-    unit = variance_u.sqrt()
-    parts = [
-        ((gain - exact_gain) * unit).abs().max(),
-        (offset + sde.alpha(u) * gain * mean - sde.alpha(t) * mean).abs().max(),
-        (noise.square().sum(0) - exact_noise).abs().max(),
-    ]
-    return float(max(parts))
-
-
 def slopes(errors: list[float]) -> np.ndarray:
     """Orders observed between successive halvings of the step."""
     values = np.array(errors)

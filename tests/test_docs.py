@@ -42,8 +42,11 @@ def test_the_code_of_other_libraries_runs_beside_ours() -> None:
     namespace: dict[str, object] = {"__name__": "__docs__"}
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # theirs
-        for number, block in enumerate(block for block in blocks if "k_diffusion" not in block):
+        runs = [block for block in blocks if "k_diffusion" not in block]
+        for number, block in enumerate(runs):
             exec(compile(block, f"migration.md[{number}]", "exec"), namespace)
+    assert any("diffusers" in block for block in runs)
+    assert any("azula" in block for block in runs)
 
 
 def test_the_generated_tables_are_current() -> None:

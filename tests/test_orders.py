@@ -1,8 +1,7 @@
-"""The declared order of every registered solver is the measured one, on a nonlinear mixture and on Gaussians."""
+"""What orders depend on: paths, clocks, correctors, starts, weights, noise levels. Each solver's own: promise 1."""
 
 from __future__ import annotations
 
-import csv
 import math
 
 import numpy as np
@@ -10,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import PROCESSES, TABLES, gaussian, gaussian_error, interval, slopes
+from oracles import PROCESSES, TABLES, gaussian, interval, slopes
 
 import scoresolve as ss
-from benchmarks import orders
+from benchmarks import order_errors as measured
+from benchmarks import order_paths as paths
 
 ODE = [info for info in TABLES if info.kind == "ode"]
 SDE = [info for info in TABLES if info.kind == "sde"]
@@ -35,24 +35,14 @@ OF_LEVEL_ETA = [
 ]
 
 
-@pytest.mark.parametrize("info", ODE, ids=lambda info: info.name)
-def test_order_on_a_nonlinear_mixture(info: ss.SolverInfo) -> None:
-    """Against the exact flow (quantiles to quantiles), with seeded history; last slope within 0.25 of the order."""
-    errors = orders.flow_errors(info, ss.VPSDE())
-    # published iPNDM_v-4 is of order 2 where the steps change unevenly, and better on this grid: see below
-    if info.name != "ipndm_v_4":
-        assert orders.slope(errors) == pytest.approx(info.order, abs=0.25), np.array(errors)
-    assert errors[-1] < 0.01
-
-
 @pytest.mark.parametrize("path", ["ve", "vp", "subvp", "user", "flow"])
 @pytest.mark.parametrize("name", [*IN_TIME, *(f"{info.name}:t" for info in CLOCKED)])
 def test_order_of_what_depends_on_time_on_every_path(name: str, path: str) -> None:
     """Where the path's own t enters, each path is measured."""
     info, options = ss.get_solver(name.split(":")[0]), {"clock": "t"} if ":" in name else {}
-    errors = orders.flow_errors(info, PROCESSES[path], steps=(256, 512), **options)
+    errors = measured.flow_errors(info, PROCESSES[path], steps=(256, 512), **options)
     # on paths that are nearly straight in t the leading term may all but vanish: faster is not refused here
-    assert orders.slope(errors) > info.order - 0.25, np.array(errors)
+    assert measured.slope(errors) > info.order - 0.25, np.array(errors)
 
 
 @pytest.mark.parametrize("path", ["ve", "subvp", "cosine", "edm", "flow", "user"])
@@ -65,7 +55,7 @@ def test_the_path_does_not_matter(info: ss.SolverInfo, path: str) -> None:
     for sde in (PROCESSES["vp"], PROCESSES[path]):
         times = ss.grids.log_snr(sde, 12, *interval(sde))
         start = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None] * sde.sigma(times[0])
-        model = orders.mixture().model(sde)
+        model = measured.mixture().model(sde)
         out = ss.sample(model, start=start, solver=info.name, grid=times, seed=0).samples
         results.append(out / sde.alpha(times[-1]))
     assert torch.allclose(*results, rtol=1e-8, atol=1e-8)
@@ -74,8 +64,8 @@ def test_the_path_does_not_matter(info: ss.SolverInfo, path: str) -> None:
 @pytest.mark.parametrize("clock", ["rho", "log_rho"])
 @pytest.mark.parametrize("info", [i for i in CLOCKED if "ab" not in i.name], ids=lambda info: info.name)
 def test_the_other_clocks_have_the_same_order(info: ss.SolverInfo, clock: str) -> None:
-    errors = orders.flow_errors(info, ss.VPSDE(), clock=clock)
-    assert orders.slope(errors) == pytest.approx(info.order, abs=0.25)
+    errors = measured.flow_errors(info, ss.VPSDE(), clock=clock)
+    assert measured.slope(errors) == pytest.approx(info.order, abs=0.25)
 
 
 @pytest.mark.parametrize("variant", ["exact", "bh1", "bh2"])
@@ -84,7 +74,7 @@ def test_the_other_clocks_have_the_same_order(info: ss.SolverInfo, clock: str) -
 def test_unipc_gains_an_order_from_its_corrector(order: int, predicts: str, variant: str) -> None:
     info = ss.get_solver(f"unipc_{order}")
     with_it, without = (
-        orders.slope(orders.flow_errors(info, ss.VPSDE(), (128, 256), predicts=predicts, variant=variant, unic=on))
+        measured.slope(measured.flow_errors(info, ss.VPSDE(), (128, 256), predicts=predicts, variant=variant, unic=on))
         for on in (True, False)
     )
     assert with_it == pytest.approx(order + 1, abs=0.25)
@@ -94,24 +84,24 @@ def test_unipc_gains_an_order_from_its_corrector(order: int, predicts: str, vari
 @pytest.mark.parametrize("name", ["dpmpp_2m", "exponential_3", "deis_tab2", "lms_3", "velocity_ab3"])
 def test_a_corrector_adds_an_order_to_any_multistep_method(name: str) -> None:
     info = ss.get_solver(name)
-    errors = orders.flow_errors(info, ss.VPSDE(), (256, 512), unic="exact")
-    assert orders.slope(errors) == pytest.approx(info.order + 1, abs=0.25)
+    errors = measured.flow_errors(info, ss.VPSDE(), (256, 512), unic="exact")
+    assert measured.slope(errors) == pytest.approx(info.order + 1, abs=0.25)
 
 
 @pytest.mark.parametrize("name", ["exponential_3", "lms_4", "deis_tab3"])
 def test_a_low_start_caps_the_order_at_two(name: str) -> None:
     info = ss.get_solver(name)
-    low = orders.flow_errors(info, ss.VPSDE(), (256, 512, 1024), start="low")
-    high = orders.flow_errors(info, ss.VPSDE(), (256, 512, 1024), start="high")
+    low = measured.flow_errors(info, ss.VPSDE(), (256, 512, 1024), start="low")
+    high = measured.flow_errors(info, ss.VPSDE(), (256, 512, 1024), start="high")
     assert low[-1] > 3 * high[-1]
-    assert orders.slope(low) < info.order - 0.4
+    assert measured.slope(low) < info.order - 0.4
 
 
 @pytest.mark.parametrize(("name", "exact"), [("dpmpp_3m", 3), ("dpm_solver_3m", 3), ("dpmpp_2m", 2)])
 def test_published_weights_have_order_two_and_exact_ones_their_own(name: str, exact: int) -> None:
     info = ss.get_solver(name)
-    published = orders.slope(orders.flow_errors(info, ss.VPSDE(), (256, 512)))
-    corrected = orders.slope(orders.flow_errors(info, ss.VPSDE(), (256, 512), weights="exact"))
+    published = measured.slope(measured.flow_errors(info, ss.VPSDE(), (256, 512)))
+    corrected = measured.slope(measured.flow_errors(info, ss.VPSDE(), (256, 512), weights="exact"))
     assert published == pytest.approx(2, abs=0.1)
     assert corrected == pytest.approx(exact, abs=0.1)
 
@@ -120,59 +110,40 @@ def test_equal_step_weights_have_order_one_on_a_rough_grid_and_ipndm_v_two() -> 
     """Steps that alternate in length: iPNDM drops to order 1, and the sums of iPNDM_v-4's weights are off."""
     sde = ss.VPSDE()
     rough: dict[str, list[float]] = {"ipndm_4": [], "lms_4": [], "ipndm_v_4": []}
-    law, (first, last) = orders.mixture(), orders.ends(sde)
+    law, (first, last) = measured.mixture(), measured.ends(sde)
     start = torch.linspace(-2, 2, 9, dtype=torch.float64)
-    exact = orders.quantile_flow(law, start, sde, first, last)
+    exact = measured.quantile_flow(law, start, sde, first, last)
     for steps in (128, 256, 512):
-        lam = np.linspace(*orders.LAM, steps + 1)
+        lam = np.linspace(*measured.LAM, steps + 1)
         lam[1:-1:2] += 0.3 * (lam[1] - lam[0])
         times = np.array([first, *sde.time(lam[1:-1]), last])
         for name, errors in rough.items():
             table = ss.build_table(name, sde, times, start="high")
             out = ss.sample(law.model(sde), start=start[:, None], solver=table).samples[:, 0]
             errors.append(float((out - exact).square().mean().sqrt()))
-    assert orders.slope(rough["ipndm_4"]) == pytest.approx(1, abs=0.1)
-    assert orders.slope(rough["ipndm_v_4"]) < 2.1
-    assert orders.slope(rough["lms_4"]) == pytest.approx(4, abs=0.25)
+    assert measured.slope(rough["ipndm_4"]) == pytest.approx(1, abs=0.1)
+    assert measured.slope(rough["ipndm_v_4"]) < 2.1
+    assert measured.slope(rough["lms_4"]) == pytest.approx(4, abs=0.25)
 
 
 # -- stochastic ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("info", SDE, ids=lambda info: info.name)
-def test_weak_order_in_closed_form(info: ss.SolverInfo) -> None:
-    """Mean and covariance of the output on Gaussian data, exact, against those of the marginal."""
-    errors = orders.law_errors(info, ss.VPSDE())
-    assert orders.slope(errors) == pytest.approx(info.order, abs=0.25), errors
-
-
 @pytest.mark.parametrize("path", ["ve", "vp", "subvp", "user"])
 @pytest.mark.parametrize("name", DISCRETISED)
 def test_weak_order_of_what_depends_on_time_on_every_path(name: str, path: str) -> None:
-    errors = orders.law_errors(ss.get_solver(name), PROCESSES[path], (512, 1024))
-    assert orders.slope(errors) == pytest.approx(1, abs=0.25)
-
-
-@pytest.mark.parametrize("info", [i for i in SDE if i.strong_order], ids=lambda info: info.name)
-def test_strong_order_on_one_brownian_path(info: ss.SolverInfo) -> None:
-    """On the nonlinear mixture; the full measurement is that of ``benchmarks/orders.py``."""
-    assert info.strong_order is not None
-    steps, finest = ((128, 512), 2048) if info.strong_order > 1 else ((32, 128), 1024)
-    strong, weak, spread = orders.path_errors(info, ss.VPSDE(), steps, batch=512, reference=finest)
-    slope = 0.5 * orders.slope(strong)
-    if info.strong_order > 1:  # terms of order 2 are not negligible on these grids
-        assert 1.35 < slope < 2.0, strong
-    else:
-        assert slope == pytest.approx(1, abs=0.25), strong
-    assert weak[-1] < 0.2 * 0.01 * 128 / steps[-1] * 10 + 4 * spread[-1]
+    errors = measured.exact_errors(ss.get_solver(name), PROCESSES[path], (512, 1024))
+    assert measured.slope(errors) == pytest.approx(1, abs=0.25)
 
 
 def test_the_path_that_is_given_is_the_one_that_is_followed() -> None:
     """With the noise of another path the results part: the strong errors above are no accident."""
     info, sde = ss.get_solver("sra1"), ss.VPSDE()
-    path, other = orders.BrownianPath(6 * 256, 256, seed=0), orders.BrownianPath(6 * 256, 256, seed=1)
-    start = orders.mixture().marginal(sde, orders.ends(sde)[0]).sample(256, generator=torch.Generator().manual_seed(1))
-    fine, coarse, foreign = (orders.on_path(info, sde, n, p, start) for n, p in ((256, path), (64, path), (64, other)))
+    path, other = paths.BrownianPath(6 * 256, 256, seed=0), paths.BrownianPath(6 * 256, 256, seed=1)
+    start = (
+        measured.mixture().marginal(sde, measured.ends(sde)[0]).sample(256, generator=torch.Generator().manual_seed(1))
+    )
+    fine, coarse, foreign = (paths.on_path(info, sde, n, p, start) for n, p in ((256, path), (64, path), (64, other)))
     assert float((coarse - fine).abs().mean()) < 0.01 < 0.3 < float((foreign - fine).abs().mean())
 
 
@@ -180,11 +151,13 @@ def test_the_path_that_is_given_is_the_one_that_is_followed() -> None:
 def test_solvers_of_one_sde_converge_to_one_solution(name: str) -> None:
     """On the same path they have the same limit as SRA1."""
     sde = ss.VPSDE()
-    path = orders.BrownianPath(6 * 256, 256)
-    start = orders.mixture().marginal(sde, orders.ends(sde)[0]).sample(256, generator=torch.Generator().manual_seed(1))
+    path = paths.BrownianPath(6 * 256, 256)
+    start = (
+        measured.mixture().marginal(sde, measured.ends(sde)[0]).sample(256, generator=torch.Generator().manual_seed(1))
+    )
     distances = []
     for n in (32, 256):
-        pair = [orders.on_path(ss.get_solver(which), sde, n, path, start) for which in ("sra1", name)]
+        pair = [paths.on_path(ss.get_solver(which), sde, n, path, start) for which in ("sra1", name)]
         distances.append(float((pair[0] - pair[1]).abs().mean()))
     assert distances[1] < 0.3 * distances[0] < 0.1
 
@@ -194,7 +167,7 @@ def test_solvers_of_one_sde_converge_to_one_solution(name: str) -> None:
 def test_the_law_given_the_start_is_that_of_the_sde(name: str, eta: float) -> None:
     """Gain, offset and noise on Gaussian data against those of the reverse SDE of level eta, each by itself."""
     info, sde, law = ss.get_solver(name), ss.VPSDE(), gaussian()
-    errors = [gaussian_error(orders.table(info, sde, n, eta=eta), law, sde, eta) for n in (256, 512)]
+    errors = [measured.gaussian_error(measured.table(info, sde, n, eta=eta), law, sde, eta) for n in (256, 512)]
     assert slopes(errors)[-1] > info.order - 0.15
     assert errors[-1] < 0.05
 
@@ -203,13 +176,15 @@ def test_the_law_given_the_start_is_that_of_the_sde(name: str, eta: float) -> No
 @pytest.mark.parametrize("name", ["ddim", "euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral"])
 def test_ddims_eta_agrees_with_the_sde_as_steps_shrink(name: str, eta: float) -> None:
     info, sde, law = ss.get_solver(name), ss.VPSDE(), gaussian()
-    errors = [gaussian_error(orders.table(info, sde, n, eta=eta), law, sde, eta) for n in (256, 512)]
+    errors = [measured.gaussian_error(measured.table(info, sde, n, eta=eta), law, sde, eta) for n in (256, 512)]
     assert slopes(errors)[-1] == pytest.approx(1, abs=0.15)
 
 
 def test_the_forward_variance_of_ddpm_converges_at_order_one() -> None:
     info, sde, law = ss.get_solver("ddpm"), ss.VPSDE(), gaussian()
-    errors = [gaussian_error(orders.table(info, sde, n, variance="forward"), law, sde, 1.0) for n in (256, 512)]
+    errors = [
+        measured.gaussian_error(measured.table(info, sde, n, variance="forward"), law, sde, 1.0) for n in (256, 512)
+    ]
     assert slopes(errors)[-1] == pytest.approx(1, abs=0.1)
 
 
@@ -217,7 +192,7 @@ def test_the_forward_variance_of_ddpm_converges_at_order_one() -> None:
     "info", [i for i in SDE if "eta" in i.options and i.name not in ("sra1", "sosra")], ids=lambda info: info.name
 )
 def test_without_noise_a_stochastic_solver_is_deterministic(info: ss.SolverInfo) -> None:
-    assert not orders.table(info, ss.VPSDE(), 8, eta=0.0).stochastic
+    assert not measured.table(info, ss.VPSDE(), 8, eta=0.0).stochastic
 
 
 laws = st.tuples(st.lists(st.floats(-3, 1), min_size=1, max_size=3), st.floats(-2, 2))
@@ -230,39 +205,12 @@ def test_errors_fall_on_any_gaussian(drawn: tuple[list[float], float], info: ss.
     logs, mean = drawn
     variances = torch.tensor(logs, dtype=torch.float64).mul(math.log(10)).exp()
     law, sde = ss.exact.Gaussian(torch.full((len(logs),), mean, dtype=torch.float64), variances), ss.VPSDE()
-    exact = law.marginal(sde, orders.ends(sde)[1])
+    exact = law.marginal(sde, measured.ends(sde)[1])
     errors = []
     for steps in (64, 512):
-        out = ss.exact.push(orders.table(info, sde, steps, grid), law, sde)
+        out = ss.exact.push(measured.table(info, sde, steps, grid), law, sde)
         errors.append(float((out.covariance - exact.covariance).norm() + (out.mean - exact.mean).norm()))
     assert math.log2(errors[0] / errors[1]) / 3 > min(info.order, 4) - 0.5 or errors[1] < 1e-8
 
 
 # -- the records ----------------------------------------------------------------------------------------------------
-
-
-def test_the_published_table_of_orders_covers_every_solver_and_agrees_with_what_is_declared() -> None:
-    with orders.OUT.open(newline="") as file:
-        rows = {row["solver"]: row for row in csv.DictReader(file)}
-    assert set(rows) == {info.name for info in TABLES}
-    for info in TABLES:
-        row = rows[info.name]
-        if info.name != "ipndm_v_4":
-            assert float(row["order"]) == pytest.approx(info.order, abs=0.25), info.name
-        if info.strong_order:
-            assert float(row["strong"]) == pytest.approx(info.strong_order, abs=0.25), info.name
-
-
-def test_every_registered_solver_is_covered_here() -> None:
-    """A solver is either a table, whose order is measured above, or named here with the test that holds it."""
-    elsewhere = {
-        "rk45": "test_adaptive",
-        "scipy_rk45": "test_adaptive",
-        **dict.fromkeys(("adaptive_abm", "adaptive_dp5", "adaptive_tsit5", "adaptive_bs3"), "test_adaptive_flow"),
-        **dict.fromkeys(("adaptive_dpm_12", "adaptive_dpm_23"), "test_adaptive_flow"),
-        "adaptive_sde_sra": "test_adaptive_sde",
-        "adaptive_sde_ggf": "test_adaptive_sde",
-        "annealed_langevin": "test_correctors",
-    }
-    covered = {info.name for info in ODE + SDE} | set(elsewhere)
-    assert {info.name for info in ss.solvers()} == covered

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import scoresolve as ss
-from benchmarks import one_dimension, orders, stochastic, stochastic_plots
+from benchmarks import one_dimension, order_errors, orders, stochastic, stochastic_plots
 from benchmarks.stochastic import Plan, Row
 
-LAW, SDE_ = orders.mixture(), ss.VPSDE()
+LAW, SDE_ = order_errors.mixture(), ss.VPSDE()
 LAST = LAW.marginal(SDE_, SDE_.t_min)
 TINY = Plan((5, 10), samples=256, independent=512, steps=(8, 16, 32, 64), finest=128, paths=8)
 
