@@ -17,11 +17,11 @@ from torch import Tensor
 import scoresolve as ss
 
 LAM = (-3.0, 2.5)
-ODE_STEPS = (256, 512)
-"""Steps of the mixture's flow; those on the Gaussian follow, for solvers of ODEs and SDEs."""
+FLOW_STEPS = {name: (256, 512) for name in ("ipndm_v_4", "velocity_ab4", "flow_abm_3", "unipc_4")}
+"""Steps of the mixture's flow, (128, 256) for the others; those on the Gaussian follow, for ODEs and SDEs."""
 EXACT_STEPS = {"ode": (128, 256), "sde": (256, 512)}
 FINER = {
-    "ipndm_v_3": (256, 512), "lms_4": (256, 512), "exponential_3": (256, 512), "unipc_4": (256, 512),
+    "ipndm_v_3": (256, 512), "ipndm_v_4": (512, 1024), "lms_4": (256, 512), "exponential_3": (256, 512), "unipc_4": (256, 512),
     "deis_log_rho2": (512, 1024), "edm_euler": (512, 1024), "seeds_1": (512, 1024), "seeds_2": (1024, 2048),
 }  # fmt: skip
 """Solvers of which terms of the next order still show at these steps."""
@@ -70,14 +70,14 @@ def slope(errors: list[float], last: int = 1) -> float:
 
 
 def flow_errors(
-    info: ss.SolverInfo, sde: ss.SDE, steps: Iterable[int] = ODE_STEPS, grid: str = "log_snr", **options: Any
+    info: ss.SolverInfo, sde: ss.SDE, steps: Iterable[int] | None = None, grid: str = "log_snr", **options: Any
 ) -> list[float]:
     """RMSE to the exact flow of the mixture."""
     law, (first, last) = mixture(), ends(sde)
     start = math.hypot(sde.alpha(first), sde.sigma(first)) * torch.linspace(-2, 2, 9, dtype=torch.float64)
     exact = quantile_flow(law, start, sde, first, last)
     errors = []
-    for n in steps:
+    for n in steps or FLOW_STEPS.get(info.name, (128, 256)):
         out = ss.sample(law.model(sde), start=start[:, None], solver=table(info, sde, n, grid, **options)).samples[:, 0]
         errors.append(float((out - exact).square().mean().sqrt()))
     return errors

@@ -68,7 +68,7 @@ def measure(info: ss.SolverInfo, sde: ss.SDE, batch: int = 4096) -> Orders:
         end=slope(end_errors(info, sde)),
     )
     if info.kind == "ode":
-        errors = flow_errors(info, sde)
+        errors = flow_errors(info, sde, (256, 512))
         return replace(found, order=slope(errors), error=errors[-1])
     if info.strong_order is None:
         return found

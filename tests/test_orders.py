@@ -40,7 +40,7 @@ OF_LEVEL_ETA = [
 def test_order_of_what_depends_on_time_on_every_path(name: str, path: str) -> None:
     """Where the path's own t enters, each path is measured."""
     info, options = ss.get_solver(name.split(":")[0]), {"clock": "t"} if ":" in name else {}
-    errors = measured.flow_errors(info, PROCESSES[path], steps=(256, 512), **options)
+    errors = measured.flow_errors(info, PROCESSES[path], (256, 512) if name == "deis_tab3" else (128, 256), **options)
     # on paths that are nearly straight in t the leading term may all but vanish: faster is not refused here
     assert measured.slope(errors) > info.order - 0.25, np.array(errors)
 
@@ -91,8 +91,8 @@ def test_a_corrector_adds_an_order_to_any_multistep_method(name: str) -> None:
 @pytest.mark.parametrize("name", ["exponential_3", "lms_4", "deis_tab3"])
 def test_a_low_start_caps_the_order_at_two(name: str) -> None:
     info = ss.get_solver(name)
-    low = measured.flow_errors(info, ss.VPSDE(), (256, 512, 1024), start="low")
-    high = measured.flow_errors(info, ss.VPSDE(), (256, 512, 1024), start="high")
+    low = measured.flow_errors(info, ss.VPSDE(), (128, 256, 512), start="low")
+    high = measured.flow_errors(info, ss.VPSDE(), (128, 256, 512), start="high")
     assert low[-1] > 3 * high[-1]
     assert measured.slope(low) < info.order - 0.4
 
@@ -198,7 +198,7 @@ def test_without_noise_a_stochastic_solver_is_deterministic(info: ss.SolverInfo)
 laws = st.tuples(st.lists(st.floats(-3, 1), min_size=1, max_size=3), st.floats(-2, 2))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(drawn=laws, info=st.sampled_from(TABLES), grid=st.sampled_from(["log_snr", "karras", "balanced"]))
 def test_errors_fall_on_any_gaussian(drawn: tuple[list[float], float], info: ss.SolverInfo, grid: str) -> None:
     """Hypothesis draws the Gaussian and the grid; the law's error falls at least at the declared order, less 0.3."""
@@ -207,7 +207,7 @@ def test_errors_fall_on_any_gaussian(drawn: tuple[list[float], float], info: ss.
     law, sde = ss.exact.Gaussian(torch.full((len(logs),), mean, dtype=torch.float64), variances), ss.VPSDE()
     exact = law.marginal(sde, measured.ends(sde)[1])
     errors = []
-    for steps in (64, 512):
+    for steps in (32, 256):
         out = ss.exact.push(measured.table(info, sde, steps, grid), law, sde)
         errors.append(float((out.covariance - exact.covariance).norm() + (out.mean - exact.mean).norm()))
     assert math.log2(errors[0] / errors[1]) / 3 > min(info.order, 4) - 0.5 or errors[1] < 1e-8

@@ -107,8 +107,8 @@ def test_order_on_a_nonlinear_mixture(info: ss.SolverInfo) -> None:
 def test_strong_order_on_a_nonlinear_mixture(info: ss.SolverInfo) -> None:
     """On one Brownian path a sample against the solver's finest grid; the full measurement is in the records."""
     assert info.strong_order is not None
-    steps, finest = ((128, 512), 2048) if info.strong_order > 1 else ((32, 128), 1024)
-    strong, weak, spread = paths.path_errors(info, VP, steps, batch=512, reference=finest)
+    steps, finest = ((64, 256), 1024) if info.strong_order > 1 else ((32, 128), 512)
+    strong, weak, spread = paths.path_errors(info, VP, steps, batch=256, reference=finest)
     slope = 0.5 * measured.slope(strong)
     if info.strong_order > 1:  # terms of order 2 are not negligible on these grids
         assert 1.35 < slope < 2.0, strong
