@@ -17,13 +17,14 @@ from torch import Tensor
 import scoresolve as ss
 
 LAM = (-3.0, 2.5)
-FLOW_STEPS = {name: (256, 512) for name in ("ipndm_v_4", "velocity_ab4", "flow_abm_3", "unipc_4")}
+FLOW_STEPS = dict.fromkeys(("ipndm_v_4", "velocity_ab4", "flow_abm_3", "unipc_4"), (256, 512))
 """Steps of the mixture's flow, (128, 256) for the others; those on the Gaussian follow, for ODEs and SDEs."""
 EXACT_STEPS = {"ode": (128, 256), "sde": (256, 512)}
 FINER = {
-    "ipndm_v_3": (256, 512), "ipndm_v_4": (512, 1024), "lms_4": (256, 512), "exponential_3": (256, 512), "unipc_4": (256, 512),
-    "deis_log_rho2": (512, 1024), "edm_euler": (512, 1024), "seeds_1": (512, 1024), "seeds_2": (1024, 2048),
-}  # fmt: skip
+    **dict.fromkeys(("ipndm_v_3", "lms_4", "exponential_3", "unipc_4"), (256, 512)),
+    **dict.fromkeys(("ipndm_v_4", "deis_log_rho2", "edm_euler", "seeds_1"), (512, 1024)),
+    "seeds_2": (1024, 2048),
+}
 """Solvers of which terms of the next order still show at these steps."""
 START_LENGTHS, END_LENGTHS = (1 / 64, 1 / 128), (1 / 256, 1 / 512)
 SETTINGS: dict[str, dict[str, Any]] = {
