@@ -206,21 +206,11 @@ def test_every_number_of_steps_is_finite(steps: int, name: str, info: ss.SolverI
     assert torch.isfinite(solution.samples).all()
 
 
-def test_a_thousand_steps_are_no_worse_than_a_hundred() -> None:
-    sde, law = ss.VPSDE(), gaussian()
-    for info in TABLES:
-        errors = []
-        for steps in (100, 1000):
-            out = ss.exact.push(ss.build_table(info.name, sde, ss.grids.log_snr(sde, steps, 1.0, 1e-3)), law, sde)
-            errors.append(float((out.covariance - law.marginal(sde, 1e-3).covariance).norm()))
-        assert errors[1] < 0.2 * errors[0], info.name
-
-
 def test_a_start_at_alpha_zero_takes_a_closed_form_first_step() -> None:
     """RectifiedFlow at t = 1: lam is -inf, the drift diverges, and every solver still converges."""
     sde, law = ss.RectifiedFlow(), gaussian()
     for info in TABLES:
-        table = ss.build_table(info.name, sde, ss.grids.log_snr(sde, 400, 1.0, 0.02))
+        table = ss.build_table(info.name, sde, ss.grids.log_snr(sde, 200, 1.0, 0.02))
         basis_start = ss.exact.Gaussian(law.mean * 0, torch.eye(3, dtype=torch.float64))
         basis_start.bases = law.bases
         out = ss.exact.push(table, law, sde, basis_start)
