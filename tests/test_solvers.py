@@ -210,7 +210,7 @@ def test_a_start_at_alpha_zero_takes_a_closed_form_first_step() -> None:
     """RectifiedFlow at t = 1: lam is -inf, the drift diverges, and every solver still converges."""
     sde, law = ss.RectifiedFlow(), gaussian()
     for info in TABLES:
-        table = ss.build_table(info.name, sde, ss.grids.log_snr(sde, 200, 1.0, 0.02))
+        table = ss.build_table(info.name, sde, ss.grids.log_snr(sde, 400, 1.0, 0.02))
         basis_start = ss.exact.Gaussian(law.mean * 0, torch.eye(3, dtype=torch.float64))
         basis_start.bases = law.bases
         out = ss.exact.push(table, law, sde, basis_start)
