@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors.torch import save
 
-from .durable import make_folder, publish
+from .durable import make_folder, publish, sweep
 from .errors import require
 from .identity import describe
 from .reading import fits, parse_arrays, parse_json
@@ -132,3 +132,4 @@ class Record:
             publish({self._folder / name: content for name, content in files.items()}, self._folder, ".plan")
         content = json.dumps(self._content, indent=1)
         publish({self._folder / "plan.json": f"{content}\n".encode()}, self._folder, ".plan")
+        sweep(self._folder, ".plan")
