@@ -12,16 +12,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
-from .durable import make_folder, publish
+from .durable import make_folder, publish, sweep
 from .errors import require
 from .identity import describe
+from .reading import fits, parse_arrays, parse_json
 from .table import Table
 from .tuning.teacher import Converged
 
 _FORMAT = "scoresolve plan 1"
+_CHOICE = {"nfe": int, "solver": str, "grid": str, "rmse": float, "median": float}
+_FORMS: dict[str, Any] = {
+    "format": str,
+    "request": {str: object},
+    "surveys": {str: {"complete": bool, "choices": [_CHOICE]}},
+    "tuned": {str: {"finished": bool, "choice": _CHOICE}},
+    "taught": {"gap": float, "calls": int, "rows": int},
+}
 
 
 class Record:
@@ -43,25 +51,30 @@ class Record:
         if not path.exists():
             return cls(path.parent, fresh)
         try:
-            found = json.loads(path.read_bytes())
-            require(found["format"] == _FORMAT, _FORMAT)
-            known = {**found, **{name: found[name] for name in fresh}}  # a KeyError where any of these is missing
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"expected a plan of advise in {path}, got another file: choose another folder") from error
-        differ = [name for name, value in fresh["request"].items() if known["request"].get(name) != value]
+            found = parse_json(path.read_bytes())
+            known = isinstance(found, dict) and {*fresh} <= {*found} <= {*_FORMS, "advice"}
+            require(known and found["format"] == _FORMAT, f"{_FORMAT!r}")
+            wrong = [name for name, form in _FORMS.items() if name in found and not fits(found[name], form)]
+            require(not wrong, f"what advise writes of {', '.join(wrong)}")
+        except ValueError as error:
+            raise ValueError(
+                f"expected a plan of advise in {path}, got another file or a damaged one ({error}): "
+                "choose another folder"
+            ) from error
+        differ = [name for name, value in fresh["request"].items() if found["request"].get(name) != value]
         require(
             not differ,
             f"the same request as that of {path}, which differs in {', '.join(differ)}: choose another folder",
         )
-        return cls(path.parent, known)
+        return cls(path.parent, found)
 
     def taught(self) -> Converged | None:
         """The converged ends, if they are kept and whole."""
         if self._folder is None or "taught" not in self._content or not (self._folder / "ends.safetensors").exists():
             return self._taught
         try:
-            ends = load((self._folder / "ends.safetensors").read_bytes())["ends"]
-        except (SafetensorError, KeyError):
+            ends = parse_arrays((self._folder / "ends.safetensors").read_bytes(), "safetensors")["ends"]
+        except (ValueError, KeyError):
             return None
         return Converged(ends, **self._content["taught"])
 
@@ -95,7 +108,9 @@ class Record:
         """The table tuned for a number of calls."""
         if nfe not in self._tables and str(nfe) in self._content["tuned"]:
             assert self._folder is not None
-            self._tables[nfe] = Table.load(self._folder / f"tuned-{nfe}.json")
+            table = Table.load(self._folder / f"tuned-{nfe}.json")
+            require(table.nfe == nfe, f"a table of {nfe} calls in {self._folder}/tuned-{nfe}.json, got {table.nfe}")
+            self._tables[nfe] = table
         return self._tables.get(nfe)
 
     def keep_table(self, nfe: int, table: Table, choice: dict[str, Any], *, finished: bool) -> None:
@@ -117,3 +132,4 @@ class Record:
             publish({self._folder / name: content for name, content in files.items()}, self._folder, ".plan")
         content = json.dumps(self._content, indent=1)
         publish({self._folder / "plan.json": f"{content}\n".encode()}, self._folder, ".plan")
+        sweep(self._folder, ".plan")

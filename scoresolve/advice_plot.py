@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .advice import Advice
+from .durable import write_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def draw(advice: Advice, path: str | Path) -> None:
@@ -30,4 +36,11 @@ def draw(advice: Advice, path: str | Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, frameon=False)
     axes.set_title(f"{advice.facts['tuned_on']}: error against its converged flow", fontsize=9, loc="left")
-    figure.savefig(path, dpi=150)
+    save(figure, Path(path))
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the name: the file is whole, or as it was. Raises: ValueError, OSError."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=150, format=path.suffix[1:])
+    write_file(path, file.getvalue())

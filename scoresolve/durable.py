@@ -7,11 +7,15 @@ parts, under a name that nobody reads.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+
+from .errors import require
 
 
 def publish(files: Mapping[Path, bytes], room: Path, tag: str) -> None:
@@ -38,6 +42,31 @@ def publish(files: Mapping[Path, bytes], room: Path, tag: str) -> None:
             f"{error.strerror}: could not write {next(iter(files))}; all that is finished stays: put this right "
             "(is the disk full?) and run the same again",
         ) from error
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file so that it has all of these bytes, or is as it was. Raises: ValueError, OSError."""
+    check_target(path)
+    folder = path.parent
+    make_folder(folder)
+    tag = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}"  # the name itself may be as long as names get
+    publish({path: content}, folder, tag)
+    sweep(folder, tag)
+
+
+def check_target(path: Path) -> None:
+    """See whether a file of that name can be written, before anything is done for it. Raises: ValueError.
+
+    A link is refused, as it may lead out of its folder; what is there and no file (a folder, a device) too.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:  # a name too long, with a NUL, below a file
+        raise ValueError(f"expected a name for a file, got {str(path)[:80]!r}: {error}") from error
+    kind = "a link: name the file itself" if stat.S_ISLNK(mode) else "there already, and no file"
+    require(stat.S_ISREG(mode), f"a name for a file, got {str(path)!r}, which is {kind}")
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -87,5 +116,5 @@ def sweep(room: Path, tag: str) -> None:
     """
     with suppress(OSError):  # what is left does no harm
         for name in os.listdir(room):
-            if name.startswith(f"{tag}."):
+            if name.startswith(f"{tag}.") and name.endswith(".part"):
                 os.unlink(room / name)

@@ -42,6 +42,7 @@ from .chunks import chunks_of
 from .errors import require, whole_number
 from .model import ScoreModel
 from .noise import START, SampleStreams
+from .reading import fits, parse_json
 from .starting import check_batch, check_model
 from .tuning.smoothness import accepted_dtype, difference_step
 
@@ -107,9 +108,9 @@ class ModelStatistics:
     @classmethod
     def from_json(cls, text: str) -> ModelStatistics:
         """From the text of :meth:`to_json`. Raises: ValueError."""
-        content = json.loads(text)
-        require(isinstance(content, dict) and set(content) == {"lam", "linear", "growth"}, "the JSON of statistics")
-        return cls(**{name: tuple(float(value) for value in column) for name, column in content.items()})
+        content = parse_json(text)
+        require(fits(content, {"lam": [float], "linear": [float], "growth": [float]}), "the JSON of statistics")
+        return cls(**{name: tuple(map(float, column)) for name, column in content.items()})
 
 
 class _Curve:

@@ -17,14 +17,22 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from .durable import make_folder, publish, sweep, sync_folder
-from .errors import require
+from .durable import check_target, make_folder, publish, sweep, sync_folder
+from .errors import require, whole_number
+from .reading import fits, parse_json
+from .shard_formats import Format
 
 _FORMAT = "scoresolve samples 1"
 _DAMAGED = (LookupError, TypeError, ValueError, AttributeError)
 """What reading JSON of another form may raise."""
+_MOST = 10**6
+"""Shards: files in one folder."""
+_ENTRY = {
+    "shard": int, "indices": [int], "settings": str, "files": {str: {"bytes": int, "sha256": str}},
+    "failed": {str: str}, "nfe": int, "table": object, "made_with": {str: str},
+}  # fmt: skip
 MISSING = "not made yet"
 """What is wrong with a shard that has no entry."""
 
@@ -39,13 +47,18 @@ class Manifest:
         self.directory = directory
         self.settings = json.loads(json.dumps(settings, allow_nan=False))  # as it will be read back
         self.key = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
-        self.count, self.first, self.size = (int(self.settings[name]) for name in ("count", "first", "shard_size"))
+        self.count, self.size = (whole_number(name, self.settings[name]) for name in ("count", "shard_size"))
+        self.first = whole_number("first", self.settings["first"], least=0)
         self.shards = -(-self.count // self.size)
+        require(self.settings["format"] in get_args(Format), f"a format of {get_args(Format)}")  # names end with it
+        few = self.shards <= _MOST and self.first + self.count <= 2**63
+        require(few, f"at most {_MOST} shards of indices below 2^63, got {self.shards}: choose a larger shard_size")
 
     # -- the folder ---------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Make the folders. Raises: ValueError if there are other samples, or files of others; OSError."""
+        check_target(self._path)
         inside = [self._room, self.directory / "manifest", self.directory / "samples"]
         linked = [folder.name for folder in inside if folder.is_symlink()]
         require(not linked, f"folders in {self.directory}, got links that lead elsewhere: {', '.join(linked)}")
@@ -82,7 +95,7 @@ class Manifest:
         """The set that a folder holds. Raises: FileNotFoundError; ValueError for a file of another kind."""
         path = directory / "manifest.json"
         try:
-            content = json.loads(path.read_bytes())
+            content = parse_json(path.read_bytes())
             found = cls(directory, content["settings"])
             whole = content["format"] == _FORMAT and content["key"] == found.key
         except _DAMAGED:
@@ -149,14 +162,15 @@ class Manifest:
 
     def entry(self, shard: int) -> dict[str, Any]:
         """What is known of a finished shard. Raises: FileNotFoundError; others if it is damaged."""
-        content: dict[str, Any] = json.loads(self._entry(shard).read_bytes())
+        content: dict[str, Any] = parse_json(self._entry(shard).read_bytes())
+        require(fits(content, _ENTRY), "an entry of a shard")
+        images = len(content["files"]) + len(content["failed"]) == len(self.rows(shard))
+        require(self.settings["format"] != "png" or images, "an image of each sample")  # before all names are made
         names = self.names(shard)
         if self.settings["format"] == "png":  # of what failed there is no image
             start = self.first + self.rows(shard).start
             names = [name for row, name in enumerate(names) if str(start + row) not in content["failed"]]
-        whole = sorted(content["files"]) == names and isinstance(content["settings"], str)
-        if not whole or any({*fact} != {"bytes", "sha256"} for fact in content["files"].values()):
-            raise ValueError("files")
+        require(sorted(content["files"]) == names, "the files of the shard")
         return content
 
     def failed(self, shard: int) -> dict[int, str]:

@@ -175,4 +175,7 @@ def check_table(table: Table, model: ScoreModel, nfe: int | None, given: Mapping
         table.path in ("", repr(model.sde)),
         f"a table made for {model.sde!r}, got one for {table.path}: its weights belong to that path",
     )
+    times = [table.start, *(time for row in table.rows for time in (row.t, row.s) if time is not None)]
+    inside = min(times) >= 0 and max(times) <= model.t_max * (1 + 1e-9)
+    require(inside, f"times within [0, {model.t_max:g}], got a table from {max(times):g} to {min(times):g}")
     return table

@@ -60,8 +60,9 @@ def lagrange_weights(
     """
     require(bool(np.isfinite([*nodes, a, b]).all()), f"finite nodes and limits, got {nodes}, {a}, {b}")
     require(len(set(nodes.tolist())) == len(nodes), f"distinct nodes, got {nodes}")
-    edges = np.linspace(a, b, max(1, int(np.ceil(abs(b - a) / panel))) + 1)
+    edges = np.linspace(0.0, b - a, max(1, int(np.ceil(abs(b - a) / panel))) + 1)
     half = 0.5 * np.diff(edges)[:, None]
-    v = edges[:-1, None] + half * (1 + _POINTS)
-    u = v if clock is None else clock(v)
-    return np.asarray((lagrange_basis(nodes, u) * (kernel(v) * half * _WEIGHTS)).sum(axis=(1, 2)))
+    r = edges[:-1, None] + half * (1 + _POINTS)  # counted from a: a short step far from 0 keeps its digits
+    v = a + r
+    basis = lagrange_basis(nodes - a, r) if clock is None else lagrange_basis(nodes, clock(v))
+    return np.asarray((basis * (kernel(v) * half * _WEIGHTS)).sum(axis=(1, 2)))

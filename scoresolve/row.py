@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from .errors import require
 from .predictions import Prediction
+from .reading import as_number
 
 IDENTITY = (1.0,)
 
@@ -77,6 +79,10 @@ class Row:
         weights = (*self.commit, *self.noise, *self.propose, *self.propose_noise)
         if not all(map(math.isfinite, weights)):
             return "finite weights"
+        if not all(map(math.isfinite, (self.t, self.t if self.s is None else self.s))):
+            return "finite times"
+        if self.asks not in (None, *get_args(Prediction)):
+            return f"asks to be one of {get_args(Prediction)} or None"
         if not self.commit or not self.propose:
             return "a weight on x"
         if self.outputs - 1 > number:
@@ -96,14 +102,17 @@ class Row:
 
     @classmethod
     def from_content(cls, content: Mapping[str, Any]) -> Row:
-        """A row from parsed JSON; every value is turned into what it must be."""
+        """A row from parsed JSON, which has all of its fields and no others. Raises: ValueError."""
         names = ("commit", "noise", "propose", "propose_noise")
+        known = {field.name for field in fields(cls)}
+        require(isinstance(content, dict) and {*content} == known, f"the fields {sorted(known)} of a row")
+        require(all(isinstance(content[name], list) for name in names), f"lists of {', '.join(names)}")
         reached = content["s"]
         return cls(
-            t=float(content["t"]),
-            s=None if reached is None else float(reached),
+            t=as_number(content["t"]),
+            s=None if reached is None else as_number(reached),
             asks=content["asks"],
-            **{name: tuple(float(w) for w in content[name]) for name in names},
+            **{name: tuple(map(as_number, content[name])) for name in names},
         )
 
 

@@ -83,13 +83,7 @@ def _npz(arrays: Arrays) -> bytes:
     return file.getvalue()
 
 
-def _from_npz(content: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        return dict(file)
-
-
 _WRITERS: dict[str, Callable[[Arrays], bytes]] = {
     "safetensors": lambda arrays: safetensors.numpy.save(dict(arrays)),
     "npz": _npz,
 }
-READERS: dict[str, Callable[[bytes], dict[str, np.ndarray]]] = {"safetensors": safetensors.numpy.load, "npz": _from_npz}

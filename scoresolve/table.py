@@ -8,6 +8,7 @@ in float64.
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,11 +18,13 @@ from typing import Any, TypeAlias, get_args
 import numpy as np
 from torch import Tensor
 
+from .durable import write_file
 from .errors import require
 from .loop import Loop
 from .model import ScoreModel
 from .noise import NoiseSource
 from .predictions import Prediction
+from .reading import as_number, parse_json, read_file
 from .row import IDENTITY, Row
 from .sde import SDE
 
@@ -37,6 +40,7 @@ def only_shown(after_step: AfterStep, step: int, t: float, x: Tensor, run: str) 
 
 
 _FORMAT = "scoresolve table 2"
+_CLAIMS = ("data", "noise", "flow", "velocity")
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,10 @@ class Table:
     def __post_init__(self) -> None:
         require(len(self.rows) > 0, "a table of at least one row")
         require(self.predicts in get_args(Prediction), f"predicts to be one of {get_args(Prediction)}")
+        require(self.exact_on in ("", *_CLAIMS), f"exact_on to be one of {_CLAIMS} or '', got {self.exact_on!r}")
+        require(math.isfinite(self.start), f"a finite start, got {self.start}")
+        require(isinstance(self.options, Mapping), f"options by their names, got {self.options!r}")
+        require(isinstance(self.solver, str) and isinstance(self.path, str), "solver and path to be strings")
         drawn: list[bool] = []
         for number, row in enumerate(self.rows):
             drawn = [row.draws, *drawn] if row.normals else drawn
@@ -201,21 +209,23 @@ class Table:
     @classmethod
     def from_json(cls, text: str) -> Table:
         """A table from its JSON text. Raises: ValueError if the text is not one of a valid table."""
-        try:
-            content = json.loads(text)
-            require(isinstance(content, dict) and content.pop("format", None) == _FORMAT, f"{_FORMAT!r} in JSON")
-            rows = tuple(Row.from_content(row) for row in content.pop("rows"))
-            table = cls(rows=rows, **{**content, "start": float(content["start"])})
-        except (TypeError, KeyError, ValueError, RecursionError) as error:
-            raise ValueError(f"expected the JSON of a table, as Table.save writes it: {error}") from error
-        require(all(isinstance(v, str) for v in (table.solver, table.path, table.exact_on)), "names to be strings")
-        return table
+        return cls._read(text, "the text")
 
     def save(self, path: str | Path) -> None:
-        """Write the table as JSON."""
-        Path(path).write_text(self.to_json() + "\n")
+        """Write the table as JSON, so that the file is whole or as it was. Raises: ValueError, OSError."""
+        write_file(Path(path), f"{self.to_json()}\n".encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Table:
         """Read a table that :meth:`save` wrote; data only, nothing is executed. Raises: ValueError, OSError."""
-        return cls.from_json(Path(path).read_text())
+        return cls._read(read_file(path), str(path))
+
+    @classmethod
+    def _read(cls, text: str | bytes, name: str) -> Table:
+        try:
+            content = parse_json(text)
+            require(isinstance(content, dict) and content.pop("format", None) == _FORMAT, f"{_FORMAT!r} in JSON")
+            rows = tuple(Row.from_content(row) for row in content.pop("rows"))
+            return cls(rows=rows, **{**content, "start": as_number(content["start"])})
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"expected the JSON of a table, as Table.save writes it, in {name}: {error}") from error

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from shard_cases import TINY, damage, draw, halve, model, network, tree
+from shard_cases import TINY, draw, model, network, tree
 
 import scoresolve as ss
 from scoresolve import identity, placement
@@ -96,44 +95,6 @@ def test_png_are_read_by_others_as_the_rounded_samples(tmp_path, shape) -> None:
 # -- damaged, other, misused ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "harm", "verify", "said"),
-    [
-        ("samples/00001.npz", damage, True, "another sha256"),
-        ("samples/00001.npz", halve, False, "bytes instead of"),
-        ("samples/00001.npz", Path.unlink, False, "is not there"),
-        ("manifest/00001.json", halve, False, "00001.json is damaged"),
-        ("manifest/00001.json", lambda path: path.write_text('{"files": {}}'), False, "00001.json is damaged"),
-    ],
-)
-def test_a_damaged_shard_is_reported_and_made_again(tmp_path, name, harm, verify, said) -> None:
-    draw(tmp_path, format="npz")
-    expected = tree(tmp_path)
-    harm(tmp_path / name)
-    assert list(ss.shards.check(tmp_path)) == [1]
-    with pytest.raises(ValueError, match=f"1 of 2 shards .* .shard 1: .*{said}"):
-        ss.shards.load(tmp_path)
-    if verify:
-        assert draw(tmp_path, format="npz").made == ()
-    with pytest.warns(UserWarning, match=f"shard 1 .* is made again: .*{said}"):
-        repaired = draw(tmp_path, format="npz", verify=verify)
-    assert (repaired.made, repaired.repaired, repaired.nfe) == ((1,), (1,), 2)
-    assert tree(tmp_path) == expected
-
-
-def test_lost_settings_are_written_again_and_damaged_ones_are_refused(tmp_path) -> None:
-    draw(tmp_path)
-    expected = tree(tmp_path)
-    halve(tmp_path / "manifest.json")
-    with pytest.raises(ValueError, match=r"manifest.json, got another file or a damaged one"):
-        draw(tmp_path)
-    (tmp_path / "manifest.json").unlink()
-    (tmp_path / "samples" / "00001.safetensors").unlink()
-    with pytest.warns(UserWarning, match="is made again"):
-        draw(tmp_path)
-    assert tree(tmp_path) == expected
-
-
 def curved(power: int) -> ss.GaussianPath:
     return ss.GaussianPath(alpha=lambda t: 1 - 0.5 * t**power, sigma=lambda t: t)
 
@@ -148,6 +109,7 @@ def curved(power: int) -> ss.GaussianPath:
         ({"shape": (5, 3)}, "shape"),
         ({"format": "npz"}, "format"),
         ({"batch_size": 2}, "batch_size"),
+        ({"shard_size": 2}, "shard_size is 3 there and 2 here"),
         ({"about": {"weights": "v2"}}, "about.weights is null there and .v2. here"),
         ({"model": ss.ScoreModel(network, ss.VPSDE(beta_max=10.0), predicts="v")}, "model.process.beta_max"),
         ({"model": ss.ScoreModel(network, ss.VPSDE(), predicts="noise")}, "model.predicts"),
@@ -200,18 +162,6 @@ class Ignoring(torch.nn.Module):
 
 def called(net: torch.nn.Module, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return net(x)
-
-
-def test_settings_that_change_under_way_stop_the_run(tmp_path) -> None:
-    """Two runs that are begun at the same moment, before either has written: the second to write is refused."""
-
-    def meanwhile(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        draw(tmp_path)
-        return network(x, t)
-
-    with pytest.raises(ValueError, match="holds samples of other settings"):
-        ss.sample_to(ss.ScoreModel(meanwhile, ss.VPSDE(), predicts="v"), tmp_path, **TINY)
-    assert draw(tmp_path).made == ()
 
 
 def test_a_request_that_makes_no_sense_leaves_no_settings_behind(tmp_path) -> None:

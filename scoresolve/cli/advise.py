@@ -10,6 +10,7 @@ import typer
 
 from ..advice import MOST_TUNED, NFE, advise
 from . import options
+from .files import check_name
 from .network import load
 from .output import guarded, print_json, tell
 
@@ -53,6 +54,7 @@ def command(
 
     Then ``scoresolve sample ... -s plan/tuned-8.json`` draws with the table for 8 calls.
     """
+    check_name(out / "advice.png")
     found = advise(
         load(network, sde, predicts, time, device), cast(tuple[int, ...], shape), nfe=cast(tuple[int, ...], nfe),
         minutes=minutes, seed=seed, starts=starts, held_out=held_out, tuned=tuned, out=out, batch_size=batch_size,

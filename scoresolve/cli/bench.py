@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, cast
@@ -12,7 +13,9 @@ import typer
 from tqdm.auto import tqdm
 
 from ..comparison import COMPARED, Comparison, compare
+from ..durable import write_file
 from . import options
+from .files import check_name, check_plot
 from .network import load
 from .output import guarded, print_json, print_table
 
@@ -29,9 +32,12 @@ def command(
         ),
     ] = None,
     nfe: Annotated[str, typer.Option(callback=options.read_numbers, help="Budgets of network calls.")] = "5,10,20,40",
-    out: Annotated[Path | None, typer.Option("--csv", help="Write the rows to this file too.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--csv", callback=check_name, help="Write the rows to this file too.")
+    ] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw them: .png, .svg or .pdf (needs matplotlib).")
+        Path | None,
+        typer.Option("--plot", callback=check_plot, help="Draw them: .png, .svg or .pdf (needs matplotlib)."),
     ] = None,
     seed: options.Seed = 0,
     sde: options.Process = None,
@@ -66,10 +72,11 @@ def command(
             device=device, advance=advance,
         )  # fmt: skip
     if out is not None:
-        with out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(asdict(found.rows[0])))
-            writer.writeheader()
-            writer.writerows(map(asdict, found.rows))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(asdict(found.rows[0])))
+        writer.writeheader()
+        writer.writerows(map(asdict, found.rows))
+        write_file(out, text.getvalue().encode())
     if plot is not None:
         _draw(found, plot)
     if json:
@@ -112,6 +119,8 @@ def _matplotlib() -> None:
 def _draw(found: Comparison, path: Path) -> None:
     from matplotlib.figure import Figure
 
+    from ..advice_plot import save
+
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     for name in dict.fromkeys(row.solver for row in found.rows):
@@ -120,4 +129,4 @@ def _draw(found: Comparison, path: Path) -> None:
     axes.axhline(found.reference.consistency, color="0.7", linestyle=":", label="of the reference")
     axes.set(xlabel="network calls", ylabel="error (root mean square)")
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
+    save(figure, path)

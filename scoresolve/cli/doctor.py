@@ -24,7 +24,7 @@ def command(
     shape: options.Shape,
     batch: Annotated[int, typer.Option("--batch", "-n", min=2, help="How many samples to look at.")] = 64,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Some training data, scaled as then: .npy, .npz or .pt.")
+        Path | None, typer.Option("--data", help="Some training data, scaled as then: .npy, .npz or .safetensors.")
     ] = None,
     sde: options.Process = None,
     predicts: options.Predicts = None,

@@ -19,8 +19,10 @@ from .output import guarded, print_json
 @guarded
 def command(
     network: options.Network,
-    data: Annotated[Path, typer.Option("--data", help="What to encode: .npy, .npz or .pt, (batch, ...).")],
-    out: Annotated[Path, typer.Option("--out", callback=check_out, help="Where to write it: .npy, .npz or .pt.")],
+    data: Annotated[Path, typer.Option("--data", help="What to encode: .npy, .npz or .safetensors, (batch, ...).")],
+    out: Annotated[
+        Path, typer.Option("--out", callback=check_out, help="Where to write it: .npy, .npz or .safetensors.")
+    ],
     back: Annotated[bool, typer.Option("--decode", help="From latents back to data.")] = False,
     solver: options.Solver = None,
     nfe: options.Nfe = None,

@@ -26,7 +26,9 @@ def _check_divergence(name: str) -> str:
 @guarded
 def command(
     network: options.Network,
-    data: Annotated[Path, typer.Option("--data", help="The data: .npy, .npz or .pt, (batch, ...), as in training.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="The data: .npy, .npz or .safetensors, (batch, ...), as in training.")
+    ],
     count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="Only the first so many.")] = None,
     divergence: Annotated[str, typer.Option(callback=_check_divergence, help="exact, or hutchinson.")] = "exact",
     probes: Annotated[int, typer.Option(min=1, help="Of hutchinson; two or more give a standard error.")] = 1,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -18,6 +17,7 @@ from ..grids import GRIDS
 from ..labels import TimeLabel
 from ..predictions import Prediction
 from ..presets import resolve
+from ..reading import parse_json
 from ..sde import SDE
 from ..table import Table
 
@@ -78,8 +78,8 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise typer.BadParameter(f"{pair!r} is not name=value, such as eta=0.5", param_hint="--option")
         try:
-            found[name.strip()] = json.loads(value)
-        except json.JSONDecodeError:
+            found[name.strip()] = parse_json(value)
+        except ValueError:
             found[name.strip()] = value
     return found
 

@@ -10,7 +10,7 @@ import typer
 
 from ..sampling import sample
 from . import options
-from .files import KNOWN, write_tensor
+from .files import KNOWN, check_folder, write_tensor
 from .network import load
 from .output import guarded, print_json, tell
 
@@ -25,7 +25,10 @@ def _check_format(name: str) -> str:
 def command(
     network: options.Network,
     shape: options.Shape,
-    out: Annotated[Path, typer.Option("--out", help=f"A file ({', '.join(KNOWN)}), or a folder for shards.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", callback=check_folder, help=f"A file ({', '.join(KNOWN)}), or a folder for shards."),
+    ],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many samples.")] = 16,
     solver: options.Solver = None,
     nfe: options.Nfe = None,

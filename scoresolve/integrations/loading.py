@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ..errors import require
 from ..labels import TimeLabel
 from ..model import ScoreModel
 from ..predictions import Prediction
+from ..reading import parse_json, read_file
 from .networks import DiffusersNetwork, Preconditioned
 from .schedules import Config, Schedule, schedule_of
 
@@ -80,7 +80,7 @@ def config_of(scheduler: Any) -> dict[str, Any]:
     A saved configuration may leave out what its class has by default, and classes have different defaults.
     """
     if isinstance(scheduler, str | Path):
-        scheduler = json.loads(_file(Path(scheduler), "scheduler_config.json").read_text())
+        scheduler = _mapping(_file(Path(scheduler), "scheduler_config.json"))
     config: Config = getattr(scheduler, "config", scheduler)
     if not hasattr(config, "keys"):
         raise TypeError(f"expected a scheduler, its configuration or a directory, got {type(scheduler).__name__}")
@@ -122,8 +122,10 @@ def _read_directory(path: Path, scheduler: Any, dtype: Any, device: Any) -> tupl
             "ss.from_diffusers(DiffusionPipeline.from_pretrained(name))"
         )
     if (path / "model_index.json").is_file():
-        parts = json.loads((path / "model_index.json").read_text())
-        folder = next((path / name for name in NETWORKS if parts.get(name, [None])[0]), None)
+        parts = _mapping(path / "model_index.json")
+        folder = next(
+            (path / name for name in NETWORKS if isinstance(parts.get(name), list) and any(parts[name])), None
+        )
         require(folder is not None, f"a pipeline with one of {NETWORKS}, got {sorted(parts)}")
         beside = [path / "scheduler"]
     else:
@@ -131,11 +133,12 @@ def _read_directory(path: Path, scheduler: Any, dtype: Any, device: Any) -> tupl
     if scheduler is None:
         scheduler = next((one for one in beside if (one / "scheduler_config.json").is_file()), None)
         require(scheduler is not None, f"scheduler=, or scheduler_config.json in one of {[str(one) for one in beside]}")
+    where = str(_file(folder, "config.json").parent)
+    require("auto_map" not in _mapping(Path(where) / "config.json"), f"no auto_map in {where}: it names code to run")
     from diffusers import AutoModel
 
-    where = str(_file(folder, "config.json").parent)
     load: Callable[..., nn.Module] = AutoModel.from_pretrained
-    net = load(where, torch_dtype=dtype, use_safetensors=True)
+    net = load(where, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
     return net.to(device) if device is not None else net, config_of(scheduler)
 
 
@@ -145,6 +148,16 @@ def _file(folder: Path | None, name: str) -> Path:
     path = folder if folder.name == name else folder / name
     require(path.is_file(), f"{name} in {str(folder)!r}")
     return path
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """What a file of JSON says by names. Raises: ValueError, naming the file."""
+    try:
+        found = parse_json(read_file(path))
+        require(isinstance(found, dict), f"names and values, got {type(found).__name__}")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return dict(found)
 
 
 def _divides_by_sigma(net: nn.Module) -> bool:

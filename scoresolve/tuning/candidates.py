@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ def tried(
         if run.table is None or run.table.nfe != nfe or float(run.times[0]) != t_max:
             continue
         squares = squares_of(features(run.samples), wanted, laws)
-        found.append(Trial((solver, grid), run.table, root_mean(squares), root_median(squares)))
+        trial = Trial((solver, grid), run.table, root_mean(squares), root_median(squares))
+        found += [trial] if math.isfinite(trial.error) else []  # the square of a large number may be none
     return sorted(found, key=lambda trial: trial.error)
 
 

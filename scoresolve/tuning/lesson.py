@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -85,7 +85,9 @@ def prepare(
     few = model.take(torch.arange(min(len(x), 16), device=x.device), len(x))
     if asked.dtype is None and not isinstance(asked.starts, Tensor):
         x = x.to(accepted_dtype(few, x[:16]))
-    if taught is None:
+    if taught is not None and taught.ends.shape == x.shape and bool(taught.ends.isfinite().all()):
+        taught = replace(taught, ends=taught.ends.to(x))  # from a file, on the host
+    else:
         goal = relative_goal(dtype_of(model.net) or x.dtype)
         taught = converge(model, x, t_max, t_min, goal=goal, features=features, batch_size=size)
     begun = _states(model, asked, len(x), OTHERS).to(x) if asked.stochastic else x
