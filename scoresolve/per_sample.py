@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from torch import Tensor
 
-from .errors import require
+from .errors import real_number, require
 from .model import ScoreModel
 from .noise import NoiseSource
 from .table import AfterStep, Stats
@@ -41,8 +41,8 @@ class PerSampleRunner(ABC):
     stochastic = False
 
     def __post_init__(self) -> None:
-        require(0 < self.rtol < math.inf, f"a finite rtol > 0, got rtol={self.rtol}")
-        require(0 < self.atol < math.inf, f"a finite atol > 0, got atol={self.atol}")
+        require(0 < real_number("rtol", self.rtol) < math.inf, f"a finite rtol > 0, got rtol={self.rtol}")
+        require(0 < real_number("atol", self.atol) < math.inf, f"a finite atol > 0, got atol={self.atol}")
 
     def limited(self, nfe: int) -> Self:
         """The same with a budget of network calls."""
