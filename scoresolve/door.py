@@ -65,7 +65,8 @@ class Door:
         """What the network says, checked. An exception of its own goes on as it is, with a note of where it was."""
         watch, versions, grad = self.watch, (version_of(inputs), version_of(labels)), torch.is_grad_enabled()
         try:
-            output = self.net(inputs, labels, **self.conditioning)
+            with watch.casts():
+                output = self.net(inputs, labels, **self.conditioning)
         except BaseException as error:
             self._note(error, t)
             raise

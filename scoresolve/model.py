@@ -173,7 +173,7 @@ class ScoreModel:
         """A view whose calls are counted and checked by ``watch``, and by this model."""
         view = self._view()
         view._watch = watch
-        watch.parent = self._watch
+        watch.parent, watch.casts = self._watch, self._watch.casts
         return view
 
     def at_step(self, step: int) -> None:

@@ -24,11 +24,11 @@ from .model import ScoreModel
 from .noise import NoiseSource
 from .outcome import Outcome
 from .parallel import ParallelRunner
-from .per_sample import PerSampleRunner
+from .per_sample import BUDGET, PerSampleRunner
 from .registry import Runner
 from .solution import Callback, Solution, Step
 from .table import Table
-from .watch import Watch, lent, version_of
+from .watch import Watch, autocast_of, lent, version_of, without_autocast
 
 OnError = Literal["raise", "mask"]
 
@@ -97,11 +97,12 @@ def _run(
     runner, times = course.runner, course.times
     inner = runner.inner if isinstance(runner, AugmentedRunner) else runner
     alone = isinstance(inner, PerSampleRunner | ParallelRunner)  # looks after budget and failures of each sample itself
-    limit = None if alone or runner.nfe is not None else course.nfe  # a table cannot exceed its own length
     shared = runner.nfe is None and not alone  # one step size for all samples: nothing is left of any without one
+    limit = (course.nfe or BUDGET) if shared else None  # a table cannot exceed its own length
     on_nonfinite = "ignore" if alone else "raise" if shared else view.on_error
     watch = Watch(on_nonfinite=on_nonfinite, limit=limit, on_call=bar.update, prompt=runner.nfe is None)
     session = model.session(watch)
+    watch.casts = autocast_of(x.device.type)
     states = [x]
 
     def after_step(step: int, t: float, state: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ def _run(
         return state
 
     observed = after_step if view.trajectory or view.callback is not None else None
-    with torch.set_grad_enabled(view.grad):
+    with torch.set_grad_enabled(view.grad), without_autocast(x.device.type):
         final, own = runner.run(session, x, noise, observed)
         if view.denoise:
             final = session.data(final, float(times[-1])).clone()  # a network may write its next answer over this one

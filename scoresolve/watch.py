@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
@@ -44,7 +46,8 @@ class Watch:
 
     Attributes: calls (network calls, a batch counting once), rows (samples seen by the network, guidance twice),
     step (the solver's current step, for the messages), limit (the most calls allowed, or None), differentiates
-    (whether the answers are differentiated, so that one without a gradient is an error).
+    (whether the answers are differentiated, so that one without a gradient is an error), casts (the context that the
+    network is called in: torch.autocast is the network's, the solver's own arithmetic keeps the state's precision).
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Watch:
         self.calls = self.rows = self.step = 0
         self.differentiates = False
         self.parent: Watch | None = None
+        self.casts: Callable[[], AbstractContextManager[object]] = nullcontext
         self._on_nonfinite, self._limit, self._on_call = on_nonfinite, limit, on_call
         self._deferred, self._prompt = deferred, prompt
         self._pending: list[tuple[Tensor, _Place]] = []
@@ -174,6 +178,18 @@ def dtype_of(net: object) -> torch.dtype | None:
 def version_of(x: Tensor) -> int | None:
     """A number that grows when x is written into; None for a tensor of inference mode, which has none."""
     return None if x.is_inference() else x._version
+
+
+def autocast_of(kind: str) -> Callable[[], AbstractContextManager[object]]:
+    """Makes the context of automatic casts that the caller is in, on a kind of device."""
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return nullcontext
+    return partial(torch.autocast, kind, torch.get_autocast_dtype(kind))
+
+
+def without_autocast(kind: str) -> AbstractContextManager[object]:
+    """A context without automatic casts on a kind of device."""
+    return nullcontext() if autocast_of(kind) is nullcontext else torch.autocast(kind, enabled=False)
 
 
 def lent(x: Tensor) -> Tensor:
