@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from .brownian import DEPTH, BrownianWalk
+from .draws import drawn
 from .forms import sde_step
 from .model import ScoreModel
 from .noise import PATH, NoiseSource, PathSource
@@ -217,7 +218,7 @@ class _Run:
         gain, of_data, deviation = sde_step(here, there, self.pair.eta)
         data = self.model.data(x.reshape(self.shape), here.t).reshape(x.shape)
         self.nfe += 1
-        return gain * x + of_data * data + deviation * noise.draw(PATH, 0, x)
+        return gain * x + of_data * data + deviation * drawn(noise, PATH, 0, x)
 
     def _denoise(self) -> None:
         """From the last stop to noise zero, the samples that got there."""

@@ -22,7 +22,7 @@ from .grids import GRIDS
 from .identity import describe_model
 from .model import ScoreModel
 from .registry import SolverInfo, solvers
-from .starting import check_ends, check_model
+from .starting import check_ends, check_model, check_shape
 from .table import Table
 from .tuning import facts_of, labels_of, table_of
 from .tuning.candidates import Candidate, Trial, published, tried
@@ -169,7 +169,8 @@ def advise(
     check_model(model)
     counts = sorted({whole_number("nfe", count) for count in nfe})
     require(bool(counts) and minutes > 0, f"some numbers of calls and minutes > 0, got nfe={nfe}, minutes={minutes}")
-    asked = Asked(tuple(shape), seed, starts, held_out, check_ends(model, t_min, t_max), batch_size, dtype, device)
+    sizes = check_shape(shape)
+    asked = Asked(sizes, seed, starts, held_out, check_ends(model, t_min, t_max), batch_size, dtype, device)
     asked.counts()
     record = Record.open(out, {**describe_model(model), **asdict(asked), "dtype": str(dtype), "device": str(device)})
     lesson = prepare(model, asked, min(counts[-1], MOST_TUNED), taught=record.taught())

@@ -46,28 +46,28 @@ class Ahead:
     """
 
     def __init__(self, source: BlockSource, stream: int, indices: Sequence[int], like: Tensor) -> None:
-        self._source, self._stream, self._indices = source, stream, indices
+        self.source, self._stream, self._indices = source, stream, indices
         self._numbers = torch.tensor(indices, dtype=torch.int64, device=like.device)  # copied there once
         self._ready: dict[int, Tensor] = {}
 
     def draw(self, stream: int, index: int, like: Tensor) -> Tensor:
         """Standard normal noise shaped as ``like``; a draw is handed out once, and made anew if asked for again."""
         if stream != self._stream or isinstance(index, Tensor):
-            return self._source.draw(stream, index, like)
+            return self.source.draw(stream, index, like)
         ready = self._ready.pop(index, None)
         if ready is not None and (ready.shape, ready.dtype, ready.device) == (like.shape, like.dtype, like.device):
             return ready
         place = bisect.bisect_left(self._indices, index)
         together = self._indices[place : place + ELEMENTS // max(like.numel(), 1)]
         if len(together) < 2 or together[0] != index:
-            return self._source.draw(stream, index, like)
-        block = self._source.draws(stream, self._numbers[place : place + len(together)], like).unbind()
+            return self.source.draw(stream, index, like)
+        block = self.source.draws(stream, self._numbers[place : place + len(together)], like).unbind()
         self._ready = dict(zip(together, block, strict=True))
         return self._ready.pop(index)
 
     def draws(self, stream: int, indices: Sequence[int] | Tensor, like: Tensor) -> Tensor:
         """Several draws at once, those of the source."""
-        return self._source.draws(stream, indices, like)
+        return self.source.draws(stream, indices, like)
 
 
 def ahead(noise: NoiseSource, stream: int, indices: Sequence[int], like: Tensor) -> NoiseSource:

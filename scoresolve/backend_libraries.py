@@ -7,6 +7,7 @@ clock. It knows nothing of diffusion: ``backends.py`` gives it the field to inte
 from __future__ import annotations
 
 import importlib
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class Call:
     atol: float
     options: Mapping[str, Any]
 
+    def own(self, error: BaseException) -> bool:
+        """Whether the library raised it itself, not what it called."""
+        _, *frames = traceback.walk_tb(error.__traceback__)  # the first is ours, that asked the library
+        return not any(str(frame.f_globals.get("__name__")).startswith(__package__) for frame, _ in frames)
+
     def failed(self, problem: object, kind: type[ScoreSolveError] = StepUnderflowError) -> NoReturn:
         """Raise the library's complaint as ours, with what to do about it."""
         raise kind(
@@ -76,6 +82,8 @@ def torchdiffeq_solve(call: Call, field: Field, z: Tensor, places: np.ndarray) -
     try:
         path = load("torchdiffeq").odeint(field, z, clock, method=call.method, options=options, **tolerances)
     except AssertionError as error:  # its way to say that a step vanished, or that it had enough of them
+        if not call.own(error):
+            raise
         lost = "non-finite" in str(error)
         call.failed(error, NonFiniteError if lost else BudgetError if "max_num" in str(error) else StepUnderflowError)
     if len(path) < len(places):  # of scipy inside torchdiffeq, whose message it drops
@@ -103,7 +111,12 @@ def scipy_solve(call: Call, field: Field, z: Tensor, places: np.ndarray) -> list
     ends = (float(places[0]), float(places[-1]))
     tolerances = {"rtol": call.rtol, "atol": call.atol}
     solve = load("scipy", ".integrate").solve_ivp
-    found = solve(flat_field, ends, start, method=call.method, t_eval=places, **tolerances, **call.options)
+    try:
+        found = solve(flat_field, ends, start, method=call.method, t_eval=places, **tolerances, **call.options)
+    except ValueError as error:  # an implicit method's way to say that it met a NaN
+        if not call.own(error) or "NaN" not in str(error):
+            raise
+        call.failed(error, NonFiniteError)
     if not found.success:
         call.failed(found.message)
     return [torch.from_numpy(column.copy()).to(z).reshape(z.shape) for column in found.y.T[1:]]
@@ -171,10 +184,10 @@ def torchsde_solve(call: Call, sde: DiagonalSDE, y: Tensor, places: np.ndarray, 
             extra = solver.init_extra_solver_state(clock[0], y) if extra is None else extra
             try:
                 found, extra = solver.integrate(y, clock, extra)
-            except UserWarning as warning:
-                call.failed(warning)
-            except AssertionError as error:  # its way to say that an error estimate is NaN
-                call.failed(error, NonFiniteError)
+            except (UserWarning, AssertionError) as error:  # a step too small, or an error estimate that is NaN
+                if not call.own(error):
+                    raise
+                call.failed(error, NonFiniteError if isinstance(error, AssertionError) else StepUnderflowError)
             y = found[-1]
             states.append(y)
     return states

@@ -29,6 +29,7 @@ from .coordinates import Clock, check_places, coordinates
 from .errors import require
 from .model import ScoreModel
 from .noise import NoiseSource, SampleStreams
+from .per_sample import check_tolerances
 from .processes import VPSDE
 from .registry import SolverInfo
 from .sde import SDE
@@ -60,7 +61,7 @@ class Backend:
     def __post_init__(self) -> None:
         check_method(self.library, self.method)
         coordinates(VPSDE(), self.clock)
-        require(self.rtol > 0 and self.atol > 0, f"rtol > 0 and atol > 0, got rtol={self.rtol}, atol={self.atol}")
+        check_tolerances(self.rtol, self.atol)
         require(self.eta >= 0, f"eta >= 0, got {self.eta}")
         noiseless = self.library == "torchsde" or self.eta == 0
         require(noiseless, f"eta=0 with {self.library}, which integrates the flow, got {self.eta}: use torchsde")

@@ -43,6 +43,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .draws import drawn
 from .noise import PATH, PathSource
 
 DEPTH = 40
@@ -197,4 +198,4 @@ class BrownianWalk:
     def _normals(self, rows: Tensor) -> Tensor:
         """The normals of the nodes at which these samples stand."""
         like = self.increments.new_empty(len(rows), *self.increments.shape[1:])
-        return self.noise.take(rows).draw(PATH, self.node[rows], like)
+        return drawn(self.noise.take(rows), PATH, self.node[rows], like)

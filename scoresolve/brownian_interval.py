@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .brownian import halves, whole
+from .draws import drawn
 from .noise import SOLVER, NoiseSource
 
 
@@ -91,7 +92,7 @@ class BrownianIntervals:
     def _normals(self) -> Tensor:
         self._draws += 1
         like = self._like.new_empty(self.shape[0], 2, *self.shape[1:])
-        return self._noise.draw(SOLVER, self._draws - 1, like)
+        return drawn(self._noise, SOLVER, self._draws - 1, like)
 
     def _cover(self, start: float, end: float) -> None:
         """Have pieces up to ``end``; the path begins where it was first asked."""

@@ -22,6 +22,7 @@ Source: Song et al. 2021, arXiv:2011.13456, alg. 4 and 5; Song and Ermon 2019, a
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -30,7 +31,8 @@ import torch
 from torch import Tensor
 
 from .ahead import ahead
-from .errors import require, unknown
+from .draws import drawn
+from .errors import real_number, require, unknown, whole_number
 from .model import ScoreModel
 from .noise import CORRECTOR, NoiseSource
 from .sde import over_batch
@@ -50,8 +52,8 @@ class Corrector(ABC):
     steps: int = 1
 
     def __post_init__(self) -> None:
-        require(self.snr > 0, f"snr > 0, got {self.snr}")
-        require(self.steps >= 1, f"at least one corrector step, got steps={self.steps}")
+        require(0 < real_number("snr", self.snr) < math.inf, f"a finite snr > 0, got {self.snr}")
+        whole_number("steps", self.steps)
 
     @abstractmethod
     def _step_size(self, score: Tensor, sigma: float) -> float | Tensor:
@@ -70,7 +72,7 @@ class Corrector(ABC):
         sigma = model.sde.sigma(t)
         for k in range(self.steps):
             score = model.score(x, t)
-            z = noise.draw(CORRECTOR, draw * self.steps + k, x)
+            z = drawn(noise, CORRECTOR, draw * self.steps + k, x)
             size = over_batch(ratio * self._step_size(score, sigma), x)
             x = x + size * score + (2 * size).sqrt() * z
         return x

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import require
 from .processes import IntegratedBeta
-from .sde import SDE, derivative
+from .sde import SDE, as_float64, derivative
 
 
 class MonotoneCubic:
@@ -67,7 +67,7 @@ class DiscreteVPSDE(IntegratedBeta):
     t_min = 0.0
 
     def __init__(self, betas: Sequence[float] | np.ndarray | Tensor) -> None:
-        table = np.array(betas.detach().cpu() if isinstance(betas, Tensor) else betas, dtype=np.float64)
+        table = as_float64("betas", betas).numpy().copy()
         require(table.ndim == 1 and table.size > 0, f"a vector of betas, got shape {table.shape}")
         inside = bool(np.all((table > 0) & (table < 1)))
         require(inside, f"betas strictly between 0 and 1, got the range {table.min()} to {table.max()}")
@@ -131,6 +131,8 @@ class GaussianPath(SDE):
         t_max: float = 1.0,
         t_eps: float | None = None,
     ) -> None:
+        if not (callable(alpha) and callable(sigma)):
+            raise TypeError(f"alpha and sigma must be functions of t, got {alpha!r} and {sigma!r}")
         require(0 <= t_min < t_max, f"0 <= t_min < t_max, got {t_min} and {t_max}")
         self.t_min, self.t_max = float(t_min), float(t_max)
         self.t_eps = float(t_eps) if t_eps is not None else (self.t_min or 1e-3 * self.t_max)

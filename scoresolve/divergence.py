@@ -37,6 +37,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from .draws import drawn
 from .errors import require, unknown, whole_number
 from .exact import Gaussian
 from .noise import PROBE, NoiseSource
@@ -102,7 +103,7 @@ class Divergence:
             wanted, got = tuple(x.shape[1:]), tuple(self.control.shape)
             require(wanted == got, f"a control of samples of shape {wanted}, got {got}")
         normals = torch.stack(
-            [noise.draw(PROBE, number, x.detach()).reshape(len(x), -1) for number in range(self.probes)]
+            [drawn(noise, PROBE, number, x.detach()).reshape(len(x), -1) for number in range(self.probes)]
         )
         return torch.where(normals < 0, -1.0, 1.0).to(x)  # never 0, which the sign of a normal could be
 

@@ -16,17 +16,18 @@ from torch import Tensor
 from .guidance import join_conditioning
 from .labels import batch_labels
 from .predictions import Prediction
-from .watch import Watch, dtype_of, version_of
+from .watch import Watch, dtype_of, lent, version_of
 
 if TYPE_CHECKING:
     from .model import ScoreModel
+    from .refinement import Refinement
 
 
 class Door:
     """A network with what it is given beside the state.
 
     Args: net; conditioning, its keyword arguments; guidance, a scale and what the unconditional half has in their
-    place, or None; batch, of the states; watch; differentiates, whether answers must carry a gradient.
+    place, or None; batch, of the states; watch; refinements, of the model.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class Door:
         guidance: tuple[float, dict[str, Any]] | None,
         batch: int,
         watch: Watch,
-        differentiates: bool,
+        refinements: Sequence[Refinement],
     ) -> None:
-        self.net, self.watch, self.differentiates = net, watch, differentiates
+        self.net, self.watch = net, watch
+        self.differentiates, self.clips = any(each.differentiates for each in refinements), bool(refinements)
         self.dtype = dtype_of(net)
         self.scale = None if guidance is None else guidance[0]
         self.conditioning = conditioning if guidance is None else join_conditioning(conditioning, guidance[1], batch)
@@ -51,22 +53,41 @@ class Door:
             inputs = torch.cat([inputs, inputs])
         watch = self.watch
         watch.count(self.rows, t)
-        version = version_of(inputs)
+        output = self._asked(lent(inputs), lent(labels), t)
+        if self.scale is not None:
+            conditional, unconditional = output.chunk(2)
+            output = torch.lerp(unconditional, conditional, self.scale)
+        watch.check_finite(output - output if self.clips else output, t)  # what is infinite may be clipped later
+        answer: Tensor = output if output.dtype == x.dtype else output.to(x.dtype)
+        return answer
+
+    def _asked(self, inputs: Tensor, labels: Tensor, t: float | Tensor) -> Any:
+        """What the network says, checked. An exception of its own goes on as it is, with a note of where it was."""
+        watch, versions, grad = self.watch, (version_of(inputs), version_of(labels)), torch.is_grad_enabled()
         try:
-            output = self.net(inputs, labels, **self.conditioning)
-        except TypeError as error:
+            with watch.casts():
+                output = self.net(inputs, labels, **self.conditioning)
+        except BaseException as error:
+            self._note(error, t)
+            raise
+        finally:
+            if torch.is_grad_enabled() != grad:  # a network may leave its own mode behind
+                torch.set_grad_enabled(grad)
+        watch.check(output, inputs, versions[0], t, watch.differentiates or self.differentiates)
+        if version_of(labels) != versions[1]:
+            watch.refuse("wrote into its time label; have it work on a copy (t.clone())", t)
+        return output
+
+    def _note(self, error: BaseException, t: float | Tensor) -> None:
+        """Say beside an exception of the network where it was raised, and how the network is called."""
+        if isinstance(error, TypeError):
             error.add_note(
                 f"the network is called as net(x, label{''.join(f', {name}=' for name in self.conditioning)}) "
                 "with a label for each sample: wrap one with other arguments, such as lambda x, t: net(x)"
             )
-            raise
-        watch.check(output, inputs, version, t, watch.differentiates or self.differentiates)
-        if self.scale is not None:
-            conditional, unconditional = output.chunk(2)
-            output = torch.lerp(unconditional, conditional, self.scale)
-        watch.check_finite(output, t)
-        answer: Tensor = output if output.dtype == x.dtype else output.to(x.dtype)
-        return answer
+        if isinstance(error, torch.OutOfMemoryError):
+            error.add_note(f"the network had a batch of {self.rows}: batch_size= asks about fewer samples at once")
+        error.add_note(self.watch.place(t, "raised by the network"))
 
     def labels(self, kind: Any, label: float | Tensor, x: Tensor) -> Tensor:
         """The label of each row that the network sees, of a state x; see ``batch_labels``."""

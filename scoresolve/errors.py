@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 from collections.abc import Callable, Iterable
 
@@ -43,6 +44,18 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
         number = least - 1
     if number < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return number
+
+
+def real_number(name: str, value: object) -> float:
+    """The value as a float, of a tensor of one element too; TypeError unless it is a number."""
+    try:
+        if isinstance(value, str | bytes | bool):
+            raise TypeError
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    require(not math.isnan(number), f"{name} to be a number, got {number}")
     return number
 
 

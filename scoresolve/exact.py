@@ -25,12 +25,12 @@ from typing import Self, TypeAlias
 import torch
 from torch import Tensor
 
-from .errors import require
+from .errors import real_number, require, whole_number
 from .model import ScoreModel
 from .operators import LinearOperator, check_measurement
 from .posterior import measured
 from .propagation import affine_map, push
-from .sde import SDE, over_batch
+from .sde import SDE, as_float64, over_batch
 from .shrinkage import shrunk_covariance
 
 Scale: TypeAlias = float | Tensor
@@ -81,7 +81,7 @@ class Law(ABC):
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """n samples, float64, shape (n, *shape); from ``generator``, else from torch's global one."""
-        return self._sample(n, generator).reshape(n, *self.shape)
+        return self._sample(whole_number("n", n), generator).reshape(n, *self.shape)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats, shape (batch, ...) -> (batch,)."""
@@ -118,8 +118,8 @@ class GaussianMixture(Law):
     """
 
     def __init__(self, weights: object, means: object, covariances: object) -> None:
-        mean = _float64(means)
-        weight, covariance = _float64(weights).reshape(-1), _float64(covariances)
+        mean = as_float64("means", means)
+        weight, covariance = as_float64("weights", weights).reshape(-1), as_float64("covariances", covariances)
         k = len(weight)
         require(mean.ndim >= 2 and mean.shape[0] == k, f"means of shape ({k}, ...), got {tuple(mean.shape)}")
         require(bool((weight > 0).all()), "positive weights")
@@ -183,7 +183,7 @@ class GaussianMixture(Law):
         require(len(measurement) == 1, f"one measurement, (1, ...), got {len(measurement)}: take y[i : i + 1]")
         unit = torch.eye(self.means.shape[1], dtype=torch.float64)
         matrix = operator(unit.reshape(-1, *self.shape)).flatten(1).T
-        y = operator.reached(_float64(measurement)).flatten()
+        y = operator.reached(as_float64("measurement", measurement)).flatten()
         roots = self.bases * self.variances.sqrt()[:, None]
         weights, means, covariances = measured(self.weights, self.means, roots, matrix, y, noise_std)
         return GaussianMixture(weights, means.reshape(-1, *self.shape), covariances)
@@ -203,7 +203,7 @@ class Gaussian(GaussianMixture):
     """
 
     def __init__(self, mean: object, covariance: object) -> None:
-        super().__init__([1.0], _float64(mean)[None], _float64(covariance)[None])
+        super().__init__([1.0], as_float64("mean", mean)[None], as_float64("covariance", covariance)[None])
 
     @classmethod
     def fit(cls, data: Tensor, *, shrinkage: float | None = None) -> Self:
@@ -216,7 +216,7 @@ class Gaussian(GaussianMixture):
         >>> ss.exact.Gaussian.fit(torch.tensor([[1.0, 2.0], [3.0, 2.0]])).mean
         tensor([2., 2.], dtype=torch.float64)
         """
-        points = _float64(data)
+        points = as_float64("data", data)
         require(points.ndim >= 2 and len(points) > 1, f"data of shape (n, ...), n >= 2, got {tuple(points.shape)}")
         return cls(points.mean(dim=0), shrunk_covariance(points.flatten(1), shrinkage))
 
@@ -245,10 +245,11 @@ class Empirical(Law):
     """
 
     def __init__(self, data: Tensor, bandwidth: float) -> None:
-        points = _float64(data)
+        points = as_float64("data", data)
         require(points.ndim >= 2 and len(points) > 0, f"data of shape (n, ...), got {tuple(points.shape)}")
-        require(bandwidth >= 0, f"bandwidth >= 0, got {bandwidth}")
-        self.shape, self.points, self.bandwidth = points.shape[1:], points.flatten(1), float(bandwidth)
+        self.shape, self.points = points.shape[1:], points.flatten(1)
+        self.bandwidth = real_number("bandwidth", bandwidth)
+        require(self.bandwidth >= 0, f"bandwidth >= 0, got {bandwidth}")
 
     def _log_weights(self, x: Tensor, alpha: Tensor, variance: Tensor) -> Tensor:
         """-|x - alpha x_i|^2 / (2 variance), (batch, n)."""
@@ -294,7 +295,3 @@ def _spectrum(covariance: Tensor, k: int, d: int) -> tuple[Tensor, Tensor]:
         bool((variances >= -1e-12 * scale).all()), f"covariances without negative eigenvalues, got {variances.min():g}"
     )
     return variances.clamp(min=0.0), bases
-
-
-def _float64(value: object) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64).detach().cpu()

@@ -195,9 +195,7 @@ class CapturedRunner:
     def _recorded(self, model: ScoreModel, x: Tensor, noise: NoiseSource, observed: bool) -> Tape:
         kind = x.device.type
         # casts that autocast remembers would be forgotten at its end, and the record read what is no longer there
-        casts = torch.autocast(
-            kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
-        )
+        casts = torch.autocast(kind, enabled=False, cache_enabled=False)
         with torch.inference_mode(False), torch.no_grad(), casts:
             return Tape(self.table, model, x, noise, RECORDERS[kind](x.device), observed)
 

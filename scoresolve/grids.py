@@ -262,9 +262,9 @@ _remembered = functools.lru_cache(maxsize=64)(_spaced)
 
 def check_times(times: np.ndarray, t_max: float, t_min: float) -> np.ndarray:
     """The times, if they are a strictly decreasing vector inside [t_min, t_max]; else ValueError."""
-    require(times.ndim == 1 and times.size >= 2, f"a vector of at least two times, got shape {times.shape}")
+    require(times.ndim == 1 and times.size >= 2, f"a grid of at least two times, got shape {times.shape}")
     if not np.isfinite(times).all():  # printing an array takes as long as the rest of the plan
-        raise ValueError(f"expected finite times, got {times}")
+        raise ValueError(f"expected finite times in the grid, got {times}")
     rises = np.flatnonzero(np.diff(times) >= 0)
     if rises.size:
         i = int(rises[0])

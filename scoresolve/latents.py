@@ -32,6 +32,7 @@ from .presets import resolve
 from .registry import get_solver
 from .running import OnError
 from .sampling import sample
+from .sde import as_float64
 from .solution import Callback, Solution
 from .starting import check_model, check_state, noisy_end
 
@@ -125,7 +126,7 @@ def interpolate(a: Tensor, b: Tensor, weight: Weights, *, method: Interpolation 
     check_state(a, "a")
     check_state(b, "b")
     require(a.shape == b.shape, f"a and b of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
-    weights = torch.as_tensor(weight, dtype=torch.float64)
+    weights = as_float64("weight", weight)
     inside = weights.ndim <= 1 and bool(((weights >= 0) & (weights <= 1)).all())
     require(inside, f"weights in [0, 1], one or a list of them, got {weight}")
     w = weights.reshape(-1, 1, 1).to(a)

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from .backends import Backend
 from .divergence import Divergence, Method
-from .errors import require, whole_number
+from .errors import real_number, require, whole_number
 from .exact import Gaussian, Law
 from .grids import GridLike
 from .model import ScoreModel
@@ -150,8 +150,6 @@ def log_likelihood(
     offset = _offset_bits(levels, data_range)
     _check_prior(prior, x0.shape[1:])
     tolerances: dict[str, Any] = {name: value for name, value in (("rtol", rtol), ("atol", atol)) if value is not None}
-    numbers = list(range(len(x0)) if indices is None else indices)
-    require(len(numbers) == len(x0), f"one of indices= for each of {len(x0)} samples, got {len(numbers)}")
     solution = encode(
         model,
         x0,
@@ -163,7 +161,7 @@ def log_likelihood(
         t_max=t_max,
         log_prob=divergence,
         seed=seed,
-        indices=numbers,
+        indices=indices,
         batch_size=batch_size,
         progress=progress,
         grad=grad,
@@ -251,7 +249,9 @@ def _offset_bits(levels: int | None, data_range: tuple[float, float] | None) -> 
     if levels is None or data_range is None:
         raise ValueError(f"levels= and data_range= go together, got levels={levels}, data_range={data_range}")
     levels = whole_number("levels", levels, least=2)
-    require(len(data_range) == 2, f"data_range=(low, high), got {data_range}")
-    low, high = data_range
+    try:
+        low, high = (real_number("each of data_range", end) for end in data_range)
+    except (TypeError, ValueError):
+        raise ValueError(f"expected data_range=(low, high), two numbers, got {data_range!r}") from None
     require(math.isfinite(low) and math.isfinite(high) and low < high, f"data_range=(low, high), got {data_range}")
     return math.log2(levels / (high - low))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .ahead import ahead
 from .door import Questions
+from .draws import drawn
 from .model import ScoreModel
 from .noise import SOLVER, NoiseSource
 from .registers import Registers
@@ -51,7 +52,7 @@ class Loop:
             model.at_step(step)
             registers.keep(number, ask(number, y), y)
             if row.normals:
-                normals = [noise.draw(SOLVER, number, x) if row.draws else None, *normals[: self._kept - 1]]
+                normals = [drawn(noise, SOLVER, number, x) if row.draws else None, *normals[: self._kept - 1]]
             moved = registers.commit(number, x)
             x = accumulate(moved, row.noise, normals, fresh=moved is not x)
             if row.s is not None:

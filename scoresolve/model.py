@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .door import Door
-from .errors import require, unknown
+from .errors import real_number, require, unknown
 from .guidance import take_rows
 from .labels import TimeLabel, batch_labels, label_of
 from .predictions import Prediction, Values, conversion, require_determined
@@ -116,7 +116,7 @@ class ScoreModel:
         missing = sorted(set(unconditional) - set(self.conditioning))
         require(not missing, f"unconditional values for {sorted(self.conditioning)}, got {missing} as well")
         view = self._view()
-        view._guidance = float(scale), unconditional
+        view._guidance = real_number("scale", scale), unconditional
         return view
 
     def refine(self, refinement: Refinement) -> ScoreModel:
@@ -173,7 +173,7 @@ class ScoreModel:
         """A view whose calls are counted and checked by ``watch``, and by this model."""
         view = self._view()
         view._watch = watch
-        watch.parent = self._watch
+        watch.parent, watch.casts = self._watch, self._watch.casts
         return view
 
     def at_step(self, step: int) -> None:
@@ -233,6 +233,8 @@ class ScoreModel:
 
     def answers(self, x: Tensor, t: float | Tensor, *targets: Prediction) -> list[Tensor]:
         """The network's own answer, without refinements, as several predictions. One call; raises as above."""
+        if isinstance(t, Tensor):
+            require(t.ndim == 0 or t.shape == x.shape[:1], f"t of shape () or ({len(x)},), got {tuple(t.shape)}")
         plans = [self.planned(t, target) for target in targets]
         scale, label = plans[0][2:]
         door, x_native = self.door(len(x)), self._to_native(x, scale)
@@ -274,8 +276,7 @@ class ScoreModel:
 
     def door(self, batch: int) -> Door:
         """The network's door, for states of that many samples."""
-        differentiates = any(each.differentiates for each in self.refinements)
-        return Door(self.net, self.conditioning, self._guidance, batch, self._watch, differentiates)
+        return Door(self.net, self.conditioning, self._guidance, batch, self._watch, self.refinements)
 
     def __repr__(self) -> str:
         name = getattr(self.net, "__name__", type(self.net).__name__)

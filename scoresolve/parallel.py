@@ -44,7 +44,8 @@ import torch
 from torch import Tensor
 
 from .anderson import Anderson
-from .errors import require, whole_number
+from .draws import drawn
+from .errors import real_number, require, whole_number
 from .model import ScoreModel
 from .noise import SOLVER, NoiseSource
 from .outcome import NONFINITE, OK, Outcome
@@ -86,7 +87,8 @@ class Picard:
         if self.window is not None:
             whole_number("window", self.window)
         whole_number("anderson", self.anderson, least=0)
-        require(0 <= self.tolerance < math.inf, f"a finite tolerance of at least 0, got {self.tolerance}")
+        finite = 0 <= real_number("tolerance", self.tolerance) < math.inf
+        require(finite, f"a finite tolerance of at least 0, got {self.tolerance}")
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,7 @@ class _Run:
 
     def _normal(self, number: int) -> Tensor | None:
         if self.table.rows[number].draws and number not in self.normals:
-            self.normals[number] = self.noise.draw(SOLVER, number, self.x)
+            self.normals[number] = drawn(self.noise, SOLVER, number, self.x)
         return self.normals.get(number)
 
     # -- the front ------------------------------------------------------------------------------------------------

@@ -10,13 +10,24 @@ from typing import Self
 import numpy as np
 from torch import Tensor
 
-from .errors import require
+from .errors import real_number, require
 from .model import ScoreModel
 from .noise import NoiseSource
 from .table import AfterStep, Stats
 
 ADAPTIVE = "a solver whose samples have steps of their own"
 """What a run of it is called in messages."""
+BUDGET = 10_000
+"""The most network calls of an adaptive run where nothing is said."""
+FINEST = 1e-16
+"""Float64 resolves no finer tolerance."""
+
+
+def check_tolerances(rtol: float, atol: float) -> None:
+    """Raise ValueError or TypeError unless they are finite, positive, and one of them can be met."""
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        require(0 < real_number(name, value) < math.inf, f"a finite {name} > 0, got {name}={value}")
+    require(max(rtol, atol) >= FINEST, f"rtol or atol of at least {FINEST:g}, got rtol={rtol}, atol={atol}")
 
 
 @dataclass(frozen=True)
@@ -35,14 +46,13 @@ class PerSampleRunner(ABC):
     times: np.ndarray
     rtol: float
     atol: float
-    budget: int = 10_000
+    budget: int = BUDGET
 
     nfe = None
     stochastic = False
 
     def __post_init__(self) -> None:
-        require(0 < self.rtol < math.inf, f"a finite rtol > 0, got rtol={self.rtol}")
-        require(0 < self.atol < math.inf, f"a finite atol > 0, got atol={self.atol}")
+        check_tolerances(self.rtol, self.atol)
 
     def limited(self, nfe: int) -> Self:
         """The same with a budget of network calls."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+from torch import Tensor
 
 from .correctors import CorrectorLike, PredictorCorrector, make_corrector
 from .errors import require
@@ -17,6 +18,24 @@ from .per_sample import PerSampleRunner
 from .registry import Runner, SolverInfo, build
 from .sde import SDE
 from .table import Table
+
+LONGEST = 100_000
+"""The most steps that a grid is made for: a table has a row for each."""
+
+
+def times_given(grid: GridLike | None) -> GridLike | None:
+    """A grid given as times as an array, a name or a function as it is. Raises: TypeError, ValueError."""
+    if grid is None or isinstance(grid, str) or callable(grid):
+        return grid
+    try:
+        times = np.array(grid.detach().cpu() if isinstance(grid, Tensor) else grid, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            "grid must be a name, a function of (sde, steps, t_max, t_min), or times such as [1.0, 0.5, 0.01], "
+            f"got {grid!r}"
+        ) from None
+    require(times.ndim == 1 and times.size >= 2, f"grid= of at least two times, got shape {times.shape}")
+    return times
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,8 @@ class Request:
 
     def times_of(self, steps: int | None) -> np.ndarray:
         """The grid, decreasing from t_max to t_min (increasing when a latent is encoded)."""
+        if steps is not None and steps > LONGEST:
+            raise ValueError(f"at most {LONGEST} steps make a table, got steps={steps}, or nfe= for them: take fewer")
         low = self.t_min if self.named else self.floor  # an array says itself where it ends
         times = make_grid(self.grid, self.model.sde, steps, self.t_max, low)
         if self.model.time == "index":

@@ -8,7 +8,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from .errors import require
+from .errors import real_number, require
 from .sde import SDE, VariancePreservingPrior
 
 
@@ -25,8 +25,9 @@ class VESDE(SDE):
     t_eps = 1e-5
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
-        require(0 < sigma_min < sigma_max, f"0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
-        self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
+        low, high = real_number("sigma_min", sigma_min), real_number("sigma_max", sigma_max)
+        require(0 < low < high < math.inf, f"0 < sigma_min < sigma_max, finite, got {sigma_min} and {sigma_max}")
+        self.sigma_min, self.sigma_max = low, high
         self._log_ratio = math.log(sigma_max / sigma_min)
 
     def _alpha(self, t: Tensor) -> Tensor:
@@ -53,8 +54,9 @@ class EDM(SDE):
     t_min = 0.0
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
-        require(0 < sigma_min < sigma_max, f"0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
-        self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
+        low, high = real_number("sigma_min", sigma_min), real_number("sigma_max", sigma_max)
+        require(0 < low < high < math.inf, f"0 < sigma_min < sigma_max, finite, got {sigma_min} and {sigma_max}")
+        self.sigma_min, self.sigma_max = low, high
         self.t_eps, self.t_max = self.sigma_min, self.sigma_max
 
     def _alpha(self, t: Tensor) -> Tensor:
@@ -133,8 +135,9 @@ class VPSDE(IntegratedBeta):
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
-        require(0 < beta_min <= beta_max, f"0 < beta_min <= beta_max, got {beta_min} and {beta_max}")
-        self.beta_min, self.beta_max = float(beta_min), float(beta_max)
+        low, high = real_number("beta_min", beta_min), real_number("beta_max", beta_max)
+        require(0 < low <= high < math.inf, f"0 < beta_min <= beta_max, finite, got {beta_min} and {beta_max}")
+        self.beta_min, self.beta_max = low, high
 
     def _integral(self, t: Tensor) -> Tensor:
         return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
@@ -178,8 +181,8 @@ class CosineVPSDE(VariancePreservingPrior):
     t_max = 0.9946
 
     def __init__(self, s: float = 0.008) -> None:
-        require(s > 0, f"s > 0, got {s}")
-        self.s = float(s)
+        self.s = real_number("s", s)
+        require(0 < self.s < math.inf, f"a finite s > 0, got {s}")
         self._rate = 0.5 * math.pi / (1 + self.s)
         self._angle0 = self._rate * self.s
         self._cos0 = math.cos(self._angle0)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 import numpy as np
 from torch import Tensor
 
-from .errors import unknown
+from .errors import real_number, unknown, whole_number
 from .model import ScoreModel
 from .noise import NoiseSource
 from .sde import SDE
@@ -210,8 +210,8 @@ def build_table(name: str, sde: SDE, times: np.ndarray, **options: Any) -> Table
 
 
 def check_options(info: SolverInfo, options: Mapping[str, Any]) -> None:
-    """Raise TypeError for an option that the solver does not have."""
-    for option in options:
+    """Raise TypeError for an option that the solver does not have, or that is no number where its default is one."""
+    for option, value in options.items():
         if not info.options:
             raise TypeError(
                 f"{info.name!r} has no options, got {option!r} (those of another library's method go to ss.backend)"
@@ -219,3 +219,8 @@ def check_options(info: SolverInfo, options: Mapping[str, Any]) -> None:
         if option not in info.options:
             known = ", ".join(f"{name}={value!r}" for name, value in info.options.items())
             raise TypeError(f"{unknown('option', option, info.options)}; {info.name!r} has the options {known}")
+        default = info.options[option]
+        if isinstance(default, float):
+            real_number(option, value)
+        elif isinstance(default, int) and not isinstance(default, bool):
+            whole_number(option, value, least=0)

@@ -24,11 +24,11 @@ from .model import ScoreModel
 from .noise import NoiseSource
 from .outcome import Outcome
 from .parallel import ParallelRunner
-from .per_sample import PerSampleRunner
+from .per_sample import BUDGET, PerSampleRunner
 from .registry import Runner
 from .solution import Callback, Solution, Step
 from .table import Table
-from .watch import Watch
+from .watch import Watch, autocast_of, lent, version_of, without_autocast
 
 OnError = Literal["raise", "mask"]
 
@@ -48,6 +48,8 @@ class View:
     def __post_init__(self) -> None:
         if self.on_error not in get_args(OnError):
             raise ValueError(unknown("on_error", self.on_error, get_args(OnError)))
+        if self.callback is not None and not callable(self.callback):
+            raise TypeError(f"callback must be a function of a Step, got {type(self.callback).__name__}")
         if self.batch_size is not None:
             whole_number("batch_size", self.batch_size)
 
@@ -95,22 +97,26 @@ def _run(
     runner, times = course.runner, course.times
     inner = runner.inner if isinstance(runner, AugmentedRunner) else runner
     alone = isinstance(inner, PerSampleRunner | ParallelRunner)  # looks after budget and failures of each sample itself
-    limit = None if alone or runner.nfe is not None else course.nfe  # a table cannot exceed its own length
-    on_nonfinite = "ignore" if alone else view.on_error
+    shared = runner.nfe is None and not alone  # one step size for all samples: nothing is left of any without one
+    limit = (course.nfe or BUDGET) if shared else None  # a table cannot exceed its own length
+    on_nonfinite = "ignore" if alone else "raise" if shared else view.on_error
     watch = Watch(on_nonfinite=on_nonfinite, limit=limit, on_call=bar.update, prompt=runner.nfe is None)
     session = model.session(watch)
+    watch.casts = autocast_of(x.device.type)
     states = [x]
 
     def after_step(step: int, t: float, state: Tensor) -> Tensor:
         if view.callback is not None:
-            changed = view.callback(Step(step, t, state, watch.calls, first))
-            state = state if changed is None else _replacement(changed, state)
+            seen = _shown(view.callback, Step(step, t, lent(state), watch.calls, first), state)
+            if seen is not state:
+                watch.check_finite(seen, t, "the callback returned")
+            state = seen
         if view.trajectory:
             states.append(state)
         return state
 
     observed = after_step if view.trajectory or view.callback is not None else None
-    with torch.set_grad_enabled(view.grad):
+    with torch.set_grad_enabled(view.grad), without_autocast(x.device.type):
         final, own = runner.run(session, x, noise, observed)
         if view.denoise:
             final = session.data(final, float(times[-1])).clone()  # a network may write its next answer over this one
@@ -147,8 +153,30 @@ def _ended(watch: Watch, final: Tensor, end: float, view: View) -> Outcome:
     return Outcome.of_calls(len(final), watch.calls, end, watch.failed_at(len(final)))
 
 
+def _shown(callback: Callback, step: Step, state: Tensor) -> Tensor:
+    """The state after the callback has seen it. Raises: ValueError if it gives back or does what it must not."""
+    version = version_of(step.x)
+    try:
+        changed = callback(step)
+    except BaseException as error:
+        error.add_note(f"raised by the callback at step {step.index}, t = {step.time:.6g}")
+        raise
+    if version_of(step.x) != version:
+        raise ValueError(
+            f"the callback wrote into the state it was shown (step {step.index}, t = {step.time:.6g}): "
+            "have it return a changed one, such as step.x.clamp(-1, 1)"
+        )
+    return state if changed is None or changed is step.x else _replacement(changed, state)
+
+
 def _replacement(changed: Tensor, state: Tensor) -> Tensor:
-    if not isinstance(changed, Tensor) or changed.shape != state.shape or changed.dtype != state.dtype:
-        got = f"{tuple(changed.shape)} {changed.dtype}" if isinstance(changed, Tensor) else type(changed).__name__
-        raise ValueError(f"callback returned {got}; expected None, or a state of {tuple(state.shape)} {state.dtype}")
-    return changed
+    """What a callback gave back in place of the state; a copy, as it may write over it later."""
+    if not isinstance(changed, Tensor) or _kind(changed) != _kind(state):
+        got = type(changed).__name__ if not isinstance(changed, Tensor) else "{} {} on {}".format(*_kind(changed))
+        expected = "{} {} on {}".format(*_kind(state))
+        raise ValueError(f"callback returned {got}; expected None, or a state of {expected}")
+    return changed.clone()
+
+
+def _kind(x: Tensor) -> tuple[object, ...]:
+    return tuple(x.shape), x.dtype, x.device, x.layout

@@ -22,12 +22,12 @@ from .model import ScoreModel
 from .noise import SampleStreams
 from .opening import check_opened, opened
 from .parallel import ParallelRunner, Picard
-from .planning import Request, check_table, plan
+from .planning import Request, check_table, plan, times_given
 from .presets import resolve
 from .registry import Runner, SolverInfo, get_solver
 from .running import Course, OnError, View, solve
 from .solution import Callback, Solution
-from .starting import NoiseLike, check_ends, check_model, check_state, noisy_end, start_state
+from .starting import NoiseLike, check_ends, check_indices, check_model, check_state, noisy_end, start_state
 from .table import Table
 
 
@@ -119,6 +119,10 @@ def sample(
     (10, [1.0, -1.0])
     """
     check_model(model)
+    if not isinstance(solver_options, Mapping | None):
+        raise TypeError(f"solver_options must be a mapping such as {{'start': 'low'}}, got {solver_options!r}")
+    if not isinstance(capture, bool | Capture):
+        raise TypeError(f"capture must be True or False, got {capture!r}")
     options = {**(solver_options or {}), **options}
     if isinstance(start, str):
         options, start = {**options, "start": start}, None
@@ -202,7 +206,7 @@ def encode(
     True
     """
     check_model(model)
-    x = check_state(x0, "x0")
+    x = check_state(x0, "x0").clone()  # the network may write into what it is given
     first, last = check_ends(model, noisy_end(model) if t_min is None else t_min, t_max)
     steps, nfe = _counts(steps, nfe)
     if solver is None:
@@ -213,7 +217,7 @@ def encode(
     if log_prob is not None:
         runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
     view = View(trajectory, callback, progress, grad, on_error, batch_size=batch_size)
-    streams = SampleStreams(seed, range(len(x)) if indices is None else indices)
+    streams = SampleStreams(seed, check_indices(indices, len(x)))
     return solve(model, x, streams, Course(runner, times, nfe, {"solver": _name(solver)}), view)
 
 
@@ -225,6 +229,7 @@ def _asked(
     solver: str | Backend, grid: GridLike | None, t_max: float, t_min: float, options: Mapping[str, Any]
 ) -> tuple[SolverInfo, GridLike | None, float, float, dict[str, Any]]:
     """What a name stands for, as a request has it; a grid and options given beside the name go first."""
+    grid = times_given(grid)
     if isinstance(solver, Backend):
         return solver.info, grid, t_max, t_min, dict(options)
     preset = resolve(solver)

@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import require
+
 if TYPE_CHECKING:
     from .dynamics import ProbabilityFlow, ReverseSDE
     from .model import ScoreFunction, ScoreModel
@@ -223,6 +225,16 @@ class VariancePreservingPrior(SDE):
     def prior_std(self, t: float | None = None) -> float:
         """1: the marginal of data of unit variance at any time, and sigma(t_max) to 1e-4."""
         return 1.0
+
+
+def as_float64(name: str, value: object) -> Tensor:
+    """Numbers as a float64 tensor of the host. Raises: TypeError for what is none, ValueError for NaN or infinity."""
+    try:
+        found = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be numbers, a tensor, an array or a list of them; got {value!r}") from error
+    require(bool(torch.isfinite(found).all()), f"{name} to be finite, got NaN or infinity")
+    return found
 
 
 def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:

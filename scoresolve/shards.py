@@ -32,7 +32,7 @@ from .reading import parse_arrays
 from .sampling import sample
 from .shard_formats import Format, check_format, contents, to_pixels
 from .solution import Solution
-from .starting import check_model
+from .starting import check_model, check_shape
 
 REFUSED = ("callback", "generator", "grad", "indices", "trajectory")
 """Arguments of ``sample`` that have no place here, beside start= a state and noise= a source of one batch."""
@@ -177,8 +177,7 @@ def _settings(
         raise TypeError(f"sample_to draws all samples from their seed, it takes no {', '.join(refused)}: use ss.sample")
     if format not in get_args(Format):
         raise ValueError(unknown("format", format, get_args(Format)))
-    sizes = [whole_number("each size of shape", size) for size in shape]
-    require(len(sizes) >= 1, "shape=(count, ...), got ()")
+    sizes = list(check_shape(shape))
     start = whole_number("first", first, least=0)
     require(start + sizes[0] <= 2**63, f"indices below 2^63, got first={start} and {sizes[0]} samples")
     low, high = (float(value) for value in value_range)

@@ -8,7 +8,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from .errors import require, whole_number
+from .draws import drawn
+from .errors import real_number, require, whole_number
 from .model import ScoreModel
 from .noise import START, NoiseSource, SampleStreams, fresh_seed
 from .watch import require_finite
@@ -37,14 +38,16 @@ def start_state(
             raise ValueError(
                 f"start has shape {tuple(start.shape)}, but shape={tuple(shape)}: give one, or make them equal"
             )
-        like = like.to(device=device, dtype=_check_dtype(dtype) if dtype is not None else None)
+        # a copy: the network may write into what it is given
+        there, kind = device and _check_device(device), None if dtype is None else _check_dtype(dtype)
+        like = like.to(device=there, dtype=kind, copy=True)
     else:
         assert shape is not None
-        device = device if device is not None else _network_device(model)
-        like = torch.empty(_check_shape(shape), dtype=_check_dtype(dtype or _default_dtype()), device=device)
-    chosen = range(like.shape[0]) if indices is None else list(indices)
-    if len(chosen) != like.shape[0]:
-        raise ValueError(f"indices= names {len(chosen)} samples for a batch of {like.shape[0]}: give one for each")
+        device = _network_device(model) if device is None else _check_device(device)
+        like = torch.empty(check_shape(shape), dtype=_check_dtype(dtype or _default_dtype()), device=device)
+    chosen = check_indices(indices, len(like))
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
     source = SampleStreams if noise is None else noise
     if isinstance(source, type) or not hasattr(source, "draw"):
         if not callable(source):
@@ -54,16 +57,27 @@ def start_state(
             )
         seed = fresh_seed(generator) if seed is None else seed
         source = source(seed, chosen)
-    return (like if start is not None else source.draw(START, 0, like)), seed, source
+    return (like if start is not None else drawn(source, START, 0, like)), seed, source
 
 
-def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
+def check_shape(shape: Sequence[int]) -> tuple[int, ...]:
     try:
         sizes = tuple(shape)
     except TypeError:
         raise TypeError(f"shape must be a tuple such as (16, 3, 32, 32), got {shape!r}") from None
     require(len(sizes) >= 1, "shape=(batch, ...), got ()")
     return tuple(whole_number("each size of shape", size) for size in sizes)
+
+
+def check_indices(indices: Sequence[int] | None, batch: int) -> Sequence[int]:
+    """One index for each sample of the batch, 0, 1, ... where none are given. Raises: TypeError, ValueError."""
+    try:
+        chosen = range(batch) if indices is None else list(indices)
+    except TypeError:
+        raise TypeError(f"indices must be whole numbers such as range(100, 200), got {indices!r}") from None
+    if len(chosen) != batch:
+        raise ValueError(f"indices= names {len(chosen)} samples for a batch of {batch}: give one for each")
+    return chosen
 
 
 def check_model(model: ScoreModel) -> None:
@@ -89,6 +103,8 @@ def check_batch(x: Tensor, name: str) -> Tensor:
         x.ndim >= 1 and x.numel() > 0, f"{name} of shape (batch, ...) with at least one sample, got {tuple(x.shape)}"
     )
     _check_dtype(x.dtype, name)
+    plain = x.layout == torch.strided and x.device.type != "meta"
+    require(plain, f"{name} to be a dense tensor that holds values, got layout {x.layout} on {x.device}")
     return x
 
 
@@ -101,9 +117,19 @@ def _check_dtype(dtype: torch.dtype, name: str = "dtype") -> torch.dtype:
     return dtype
 
 
+def _check_device(device: torch.device | str) -> torch.device:
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be one of torch's such as 'cpu' or 'cuda:1', got {device!r}") from error
+    require(found.type != "meta", "a device that holds values, got 'meta'")
+    return found
+
+
 def check_ends(model: ScoreModel, t_min: float | None, t_max: float | None) -> tuple[float, float]:
     """(t_min, t_max), the model's own where none is given. Raises: ValueError unless they are in order and known."""
-    low, high = model.t_min if t_min is None else t_min, model.t_max if t_max is None else t_max
+    low = model.t_min if t_min is None else real_number("t_min", t_min)
+    high = model.t_max if t_max is None else real_number("t_max", t_max)
     known = 0.0 <= low < high <= model.t_max * (1 + 1e-12)
     require(known, f"0 <= t_min < t_max <= {model.t_max:g}, got t_min={low:g}, t_max={high:g}")
     return low, high

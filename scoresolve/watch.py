@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -44,7 +46,8 @@ class Watch:
 
     Attributes: calls (network calls, a batch counting once), rows (samples seen by the network, guidance twice),
     step (the solver's current step, for the messages), limit (the most calls allowed, or None), differentiates
-    (whether the answers are differentiated, so that one without a gradient is an error).
+    (whether the answers are differentiated, so that one without a gradient is an error), casts (the context that the
+    network is called in: torch.autocast is the network's, the solver's own arithmetic keeps the state's precision).
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Watch:
         self.calls = self.rows = self.step = 0
         self.differentiates = False
         self.parent: Watch | None = None
+        self.casts: Callable[[], AbstractContextManager[object]] = nullcontext
         self._on_nonfinite, self._limit, self._on_call = on_nonfinite, limit, on_call
         self._deferred, self._prompt = deferred, prompt
         self._pending: list[tuple[Tensor, _Place]] = []
@@ -92,14 +96,22 @@ class Watch:
         """Raise NetworkOutputError unless the answer to ``inputs`` is a tensor that can be worked with."""
         problem = _problem(output, inputs, version)
         if problem:
-            raise NetworkOutputError(str(_Place(self.calls, self.step, t, f"the network {problem}")))
+            self.refuse(problem, t)
         if differentiates and not output.requires_grad:
-            subject = (
-                "the network's answer carries no gradient, which the divergence or the guidance is made of: it runs "
+            self.refuse(
+                "returned what carries no gradient, which the divergence or the guidance is made of: it runs "
                 "under torch.no_grad or torch.inference_mode, detaches, or leaves torch; let it run with gradients "
-                "(an answer that really does not depend on x can say so with + 0 * x)"
+                "(an answer that really does not depend on x can say so with + 0 * x)",
+                t,
             )
-            raise NetworkOutputError(str(_Place(self.calls, self.step, t, subject)))
+
+    def refuse(self, problem: str, t: float | Tensor) -> NoReturn:
+        """Raise NetworkOutputError: at this call the network did what it must not."""
+        raise NetworkOutputError(self.place(t, f"the network {problem}"))
+
+    def place(self, t: float | Tensor, subject: str) -> str:
+        """What is to be said of the last call, with its number, step and time."""
+        return str(_Place(self.calls, self.step, t, subject))
 
     def check_finite(self, output: Tensor, t: float | Tensor, subject: str = "the network returned") -> None:
         """Note the answer, to raise NonFiniteError at a later call or at the end if it holds a NaN or an infinity."""
@@ -145,6 +157,8 @@ def _problem(output: Any, inputs: Tensor, version: int | None) -> str:
         return f"returned {shapes}; they must be equal (nothing is broadcast)"
     if not output.is_floating_point():
         return f"returned {output.dtype}, expected a real floating dtype"
+    if output.layout != torch.strided:
+        return f"returned a tensor of layout {output.layout}, expected a dense one: write .to_dense() behind it"
     if output.device != inputs.device:
         return f"returned a tensor on {output.device}, expected {inputs.device}"
     if version_of(inputs) != version:
@@ -166,6 +180,23 @@ def version_of(x: Tensor) -> int | None:
     return None if x.is_inference() else x._version
 
 
+def autocast_of(kind: str) -> Callable[[], AbstractContextManager[object]]:
+    """Makes the context of automatic casts that the caller is in, on a kind of device."""
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return nullcontext
+    return partial(torch.autocast, kind, torch.get_autocast_dtype(kind))
+
+
+def without_autocast(kind: str) -> AbstractContextManager[object]:
+    """A context without automatic casts on a kind of device."""
+    return nullcontext() if autocast_of(kind) is nullcontext else torch.autocast(kind, enabled=False)
+
+
+def lent(x: Tensor) -> Tensor:
+    """x for code that is not ours: in inference mode a copy, as nothing would tell whether it is written into."""
+    return x.clone() if x.is_inference() else x
+
+
 def _read(pending: Sequence[tuple[Tensor, _Place]], wrong: Callable[[Tensor], Tensor]) -> None:
     """Raise NonFiniteError for the first call with a sum that is wrong."""
     if not pending or not bool(wrong(torch.cat([sums for sums, _ in pending])).any()):
@@ -182,11 +213,11 @@ def _read(pending: Sequence[tuple[Tensor, _Place]], wrong: Callable[[Tensor], Te
         before = sums
 
 
-def require_finite(x: Tensor, subject: str) -> None:
+def require_finite(x: Tensor, subject: str, hint: str = ASTRAY) -> None:
     """Raise NonFiniteError, naming the samples (rows) of x that hold a NaN or an infinity."""
     bad = ~torch.isfinite(x.reshape(len(x), -1)).all(dim=1)
     if bool(bad.any()):
-        raise _error(bad, subject, ASTRAY)
+        raise _error(bad, subject, hint)
 
 
 def _error(bad: Tensor, subject: str, hint: str) -> NonFiniteError:

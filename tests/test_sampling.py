@@ -119,7 +119,7 @@ def test_a_callback_may_replace_the_state() -> None:
     clamped = ss.sample(model, (50, 2), nfe=8, seed=0, callback=lambda step: step.x.clamp(-1, 1))
     assert clamped.samples.abs().max().item() <= 1
     with pytest.raises(
-        ValueError, match=r"callback returned \(1,\) torch.float32; expected None, or a state of \(50, 2\)"
+        ValueError, match=r"callback returned \(1,\) torch.float32 on cpu; expected None, or a state of \(50, 2\)"
     ):
         ss.sample(model, (50, 2), nfe=8, seed=0, callback=lambda step: torch.zeros(1))
 

@@ -10,7 +10,7 @@ nothing is asked of it but calls (``shooting.py``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
@@ -22,7 +22,7 @@ from ..errors import require, whole_number
 from ..exact import Gaussian
 from ..model import ScoreModel
 from ..opening import facts_of as law_facts
-from ..starting import check_ends, check_model
+from ..starting import check_ends, check_model, check_shape
 from ..table import Table
 from .candidates import Candidate, check_candidates, published
 from .laws import fourier_features
@@ -109,14 +109,14 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
     4
     """
     check_model(model)
-    counts = [nfe] if isinstance(nfe, int) else list(nfe)
+    counts = list(nfe) if isinstance(nfe, Iterable) else [nfe]
     require(bool(counts), "nfe= a number of network calls, or several")
     counts = sorted({whole_number("nfe", count) for count in counts})
     ends = check_ends(model, t_min, t_max)
     if stochastic:
         starts = MANY if starts is None else starts
         held_out = starts if held_out is None and isinstance(starts, int) else held_out
-    asked = Asked(tuple(shape), seed, starts, held_out, ends, batch_size, dtype, device, stochastic)
+    asked = Asked(check_shape(shape), seed, starts, held_out, ends, batch_size, dtype, device, stochastic)
     law = None if data is None else law_of(data, asked.shape)
     require(law is None or ends[1] == model.t_max, "data= without t_max=: an opening begins at the process' own")
     check_candidates(candidates or ())
