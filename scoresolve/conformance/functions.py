@@ -1,0 +1,98 @@
+"""A function of k-diffusion's signature: ``sampler(denoiser, x, sigmas)``."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .draws import Draws, alone
+from .subject import Course, Draw, Oracle
+
+FIRST, LAST = 20.0, 0.05
+"""Noise levels between which orders are seen."""
+SIGMA_MAX, SIGMA_MIN = 80.0, 0.002
+"""Those of a run as users have it: Karras et al. 2022."""
+REFINED = (16, 32, 64, 128, 256)
+
+
+def smooth_levels(steps: int) -> np.ndarray:
+    """Equally spaced in log sigma, (steps + 1,)."""
+    return np.geomspace(FIRST, LAST, steps + 1)
+
+
+def full_levels(steps: int) -> np.ndarray:
+    """Karras' levels, and then zero, (steps + 1,)."""
+    ramp = np.linspace(0, 1, steps) if steps > 1 else np.zeros(1)
+    high, low = SIGMA_MAX ** (1 / 7), SIGMA_MIN ** (1 / 7)
+    return np.append((high + ramp * (low - high)) ** 7, 0.0)
+
+
+def course_of(levels: np.ndarray, plan: Any = None) -> Course:
+    """The course along noise levels of ``x_0 + sigma eps``."""
+    return Course(len(levels) - 1, (1.0, float(levels[0])), (1.0, float(levels[-1])), levels if plan is None else plan)
+
+
+class Function:
+    """``sampler(denoiser, x, sigmas)``: denoiser(x, sigma (batch,)) -> D, x = x_0 + sigma eps, sigmas decreasing.
+
+    Where it takes them as well, it is given ``disable=True`` (no progress bar).
+    """
+
+    floor, whole, fixed = 1e-12, 200, True
+
+    def __init__(
+        self, sampler: Callable[..., Tensor], name: str, claim: float | None, calls: Callable[[int], int] | None
+    ) -> None:
+        self.sampler, self.name, self.claim, self._calls = sampler, name, claim, calls
+        known = inspect.signature(sampler).parameters if callable(sampler) else {}
+        self._extra: dict[str, Any] = {"disable": True} if "disable" in known else {}
+
+    def smooth(self) -> Sequence[Course]:
+        """Equally spaced in log sigma from 20 to 0.05."""
+        return [self._course(smooth_levels(steps)) for steps in REFINED]
+
+    def full(self, steps: int) -> Course:
+        """From 80 to 0.002 and to zero."""
+        return self._course(full_levels(steps))
+
+    def _course(self, levels: np.ndarray) -> Course:
+        return course_of(levels, torch.from_numpy(levels))
+
+    def run(self, course: Course, oracle: Oracle, x: Tensor, draw: Draw | None) -> tuple[Tensor, int]:
+        """The function as it is, its draws replaced if noise is given."""
+
+        def denoiser(state: Tensor, sigma: Any, **extra: Any) -> Tensor:
+            return oracle(state, 1.0, sigma)
+
+        sigmas = course.plan if x.dtype == torch.float64 else course.plan.to(x.dtype)
+        with torch.no_grad():
+            if draw is None:
+                return self.sampler(denoiser, x, sigmas, **self._extra), 0
+
+            def watched() -> tuple[Tensor, int]:
+                with Draws(draw) as draws:
+                    out = self.sampler(denoiser, x, sigmas, **self._extra)
+                if draws.others:
+                    raise NotNormal(", ".join(sorted(draws.others)))
+                return out, draws.count
+
+            found: tuple[Tensor, int] = alone(watched)
+            return found
+
+    def calls(self, steps: int) -> int | None:
+        """As the caller says."""
+        return None if self._calls is None else self._calls(steps)
+
+    def labels_off(self) -> float:
+        """Nothing: it tells the level itself."""
+        return math.nan
+
+
+class NotNormal(Exception):
+    """The sampler draws random numbers that are not normal; their names."""
