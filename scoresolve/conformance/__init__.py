@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
 from ..checks import Check, Report
@@ -16,8 +17,8 @@ from ..table import Table
 from . import accuracy
 from .behaviour import Behaviour
 from .functions import Function
-from .schedulers import Scheduler, is_scheduler
 from .registered import Solver
+from .schedulers import Scheduler, is_scheduler
 from .subject import Oracle, Subject
 
 __all__ = ["Conformance", "conform"]
@@ -57,7 +58,8 @@ def conform(
         order: the order that it claims (weak, if it draws noise); default that of a registered solver, else none, and
             what is measured is told.
         calls: network calls for a number of steps, of a function; default none are claimed.
-        finest: the most steps of the runs in which the order is seen; 16 (25 of schedulers) is the fewest.
+        finest: the most steps of the runs in which the order is seen; there are three of them at least (16, 32, 64; of
+            schedulers 25, 50, 100).
         progress: show a progress bar.
         options: of a registered solver, such as eta=0.5.
 
@@ -83,7 +85,8 @@ def conform(
     require(finest >= 1, f"finest of at least 1, got {finest}")
     subject = subject_of(sampler, order, calls, options)
     oracle, figures, checks = Oracle(), dict[str, float](), list[Check]()
-    with tqdm(desc="conform", unit="check", disable=not progress) as bar:
+    bar = tqdm(desc="conform", unit="check", disable=not progress)
+    with bar, torch.random.fork_rng(devices=[]):  # others draw from torch's global generator
         for check in _checks(subject, oracle, finest, figures):
             checks.append(check)
             bar.update()
@@ -145,12 +148,16 @@ def _checks(subject: Subject, oracle: Oracle, finest: int, figures: dict[str, fl
         figures.update(_figures(subject, found))
         yield accuracy.level(found)
         yield from accuracy.order(subject, found)
+        yield from accuracy.closing(subject, found)
         yield accuracy.last_step(subject, oracle)
         yield accuracy.laws(subject, oracle)
     else:
         why = "not affine" if subject.fixed else "it chooses its own steps"
         yield from (Check(name, "skip", why) for name in ("noise level", "order", "last step", "law"))
-    yield from behaviour.checks()
+    if bool(behaviour.usual.isfinite().all()):
+        yield from behaviour.checks()
+    else:
+        yield Check("runs", "fail", f"not finite with {behaviour.course.steps} steps: nothing can be compared")
 
 
 def _figures(subject: Subject, found: accuracy.Study) -> dict[str, float]:

@@ -70,13 +70,15 @@ class Errors:
     """How far a map is from the truth, relative to the standard deviation (or the variance) of the exact output.
 
     Attributes: gain, offset, noise, of the dynamics of level eta (None where eta is not known); law, of mean and
-    covariance when the start has the exact law.
+    covariance when the start has the exact law; signed_gain, signed_noise, for each direction.
     """
 
     law: float
     gain: float | None = None
     offset: float | None = None
     noise: float | None = None
+    signed_gain: tuple[float, ...] = ()
+    signed_noise: tuple[float, ...] = ()
 
     @property
     def worst(self) -> float:
@@ -100,7 +102,9 @@ def errors(found: Map, oracle: Oracle, eta: float | None) -> Errors:
     exact = exact_gain(oracle, found, eta)
     away = (found.gain - torch.diag(exact)) * variance_u.sqrt() / unit[:, None]
     noise = (found.variance - (variance_t - exact**2 * variance_u)) / variance_t
-    return Errors(law, _largest(away), _largest((mean - mean_t) / unit), _largest(noise))
+    off = _largest((mean - mean_t) / unit)
+    signed = tuple(away.diagonal().tolist()), tuple(noise.tolist())
+    return Errors(law, _largest(away), off, _largest(noise), *signed)
 
 
 def exact_gain(oracle: Oracle, found: Map, eta: float) -> Tensor:

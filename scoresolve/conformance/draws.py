@@ -14,18 +14,18 @@ from .subject import Draw
 NORMAL = ("randn", "randn_like", "normal_")
 
 
-class Draws(TorchDispatchMode):
-    """Counts the draws of normal numbers, and puts others in their place where ``draw`` is given.
+class Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the draws of normal numbers for the states, and puts others in their place.
 
-    A draw with a generator of the sampler's own is known by that generator's state: a Brownian tree, which makes a
-    number again from its seed, gets the same one again.
+    Draws of other shapes than that of the states are let through. A draw with a generator of the sampler's own is known
+    by that generator's state: a Brownian tree, which makes a number again from its seed, gets the same one again.
 
     Attributes: count, of draws; others, the names of random operations that are not normal.
     """
 
-    def __init__(self, draw: Draw | None) -> None:
-        super().__init__()
-        self.draw, self.count, self.others = draw, 0, set[str]()
+    def __init__(self, draw: Draw, like: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.draw, self.shape, self.count, self.others = draw, like.shape, 0, set[str]()
         self._known: dict[bytes, int] = {}
 
     def __torch_dispatch__(
@@ -40,21 +40,20 @@ class Draws(TorchDispatchMode):
             if name != "randint":  # seeds
                 self.others.add(name)
             return func(*args, **kwargs)
-        number = self._number(kwargs.get("generator"))
+        state = kwargs.get("generator") and bytes(kwargs["generator"].get_state().numpy())
         drawn: Tensor = func(*args, **kwargs)  # moves its generator on
-        if self.draw is None:
+        if drawn.shape != self.shape:
             return drawn
+        number = self._number(state)
         mean, std = [*args[1:], 0.0, 1.0][:2] if name == "normal_" and len(args) > 1 else (0.0, 1.0)
         return drawn.copy_(self.draw(number, drawn).mul(kwargs.get("std", std)).add(kwargs.get("mean", mean)))
 
-    def _number(self, generator: torch.Generator | None) -> int:
-        number, self.count = self.count, self.count + 1
-        if generator is None:
-            return number
-        state = bytes(generator.get_state().numpy())
-        if state in self._known:
-            self.count -= 1
-        return self._known.setdefault(state, number)
+    def _number(self, state: bytes | None) -> int:
+        number = self._known.get(state, self.count) if state else self.count
+        self.count += number == self.count
+        if state:
+            self._known[state] = number
+        return number
 
 
 def drawn_for(ids: Sequence[int], seed: int = 0) -> Draw:
@@ -85,7 +84,14 @@ def silent(number: int, like: Tensor) -> Tensor:
     return torch.zeros_like(like)
 
 
-def alone(run: Callable[[], Any]) -> Any:
-    """What a function returns, torch's global generators left as they were."""
-    with torch.random.fork_rng():
-        return run()
+class NotNormalError(Exception):
+    """The sampler draws random numbers that are not normal; their names."""
+
+
+def watched(run: Callable[[], Tensor], draw: Draw, like: Tensor) -> tuple[Tensor, int]:
+    """What a run returns with other noise in place of its own, and the number of draws. Raises: NotNormalError."""
+    with torch.random.fork_rng(devices=[]), Draws(draw, like) as draws:
+        out = run()
+    if draws.others:
+        raise NotNormalError(", ".join(sorted(draws.others)))
+    return out, draws.count

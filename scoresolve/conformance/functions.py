@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .draws import Draws, alone
+from .draws import watched
 from .subject import Course, Draw, Oracle
 
 FIRST, LAST = 20.0, 0.05
@@ -31,6 +31,11 @@ def full_levels(steps: int) -> np.ndarray:
     ramp = np.linspace(0, 1, steps) if steps > 1 else np.zeros(1)
     high, low = SIGMA_MAX ** (1 / 7), SIGMA_MIN ** (1 / 7)
     return np.append((high + ramp * (low - high)) ** 7, 0.0)
+
+
+def closing_levels(step: float) -> np.ndarray:
+    """Many steps, and a last one of that length in log sigma."""
+    return np.append(np.geomspace(FIRST, LAST * math.exp(step), 129), LAST)
 
 
 def course_of(levels: np.ndarray, plan: Any = None) -> Course:
@@ -61,6 +66,11 @@ class Function:
         """From 80 to 0.002 and to zero."""
         return self._course(full_levels(steps))
 
+    def closing(self, step: float) -> tuple[Course, Course] | None:
+        """Down to 0.05."""
+        levels = closing_levels(step)
+        return self._course(levels[:-1]), self._course(levels)
+
     def _course(self, levels: np.ndarray) -> Course:
         return course_of(levels, torch.from_numpy(levels))
 
@@ -71,19 +81,12 @@ class Function:
             return oracle(state, 1.0, sigma)
 
         sigmas = course.plan if x.dtype == torch.float64 else course.plan.to(x.dtype)
+
+        def called() -> Tensor:
+            return self.sampler(denoiser, x, sigmas, **self._extra)
+
         with torch.no_grad():
-            if draw is None:
-                return self.sampler(denoiser, x, sigmas, **self._extra), 0
-
-            def watched() -> tuple[Tensor, int]:
-                with Draws(draw) as draws:
-                    out = self.sampler(denoiser, x, sigmas, **self._extra)
-                if draws.others:
-                    raise NotNormal(", ".join(sorted(draws.others)))
-                return out, draws.count
-
-            found: tuple[Tensor, int] = alone(watched)
-            return found
+            return (called(), 0) if draw is None else watched(called, draw, x)
 
     def calls(self, steps: int) -> int | None:
         """As the caller says."""
@@ -92,7 +95,3 @@ class Function:
     def labels_off(self) -> float:
         """Nothing: it tells the level itself."""
         return math.nan
-
-
-class NotNormal(Exception):
-    """The sampler draws random numbers that are not normal; their names."""

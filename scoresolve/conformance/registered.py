@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..model import ScoreModel
@@ -14,7 +13,7 @@ from ..presets import resolve
 from ..processes import EDM
 from ..registry import build_table, get_solver
 from ..sampling import sample
-from .functions import REFINED, SIGMA_MAX, course_of, full_levels, smooth_levels
+from .functions import REFINED, SIGMA_MAX, closing_levels, course_of, full_levels, smooth_levels
 from .subject import Course, Draw, Oracle
 
 
@@ -43,6 +42,11 @@ class Solver:
         """From 80 to 0.002 and to zero."""
         levels = full_levels(steps)
         return course_of(levels, (levels, self.options))
+
+    def closing(self, step: float) -> tuple[Course, Course] | None:
+        """Down to 0.05."""
+        levels, seeded = closing_levels(step), self._seeded()
+        return course_of(levels[:-1], (levels[:-1], seeded)), course_of(levels, (levels, seeded))
 
     def _seeded(self) -> dict[str, Any]:
         start = self.info.options.get("start")

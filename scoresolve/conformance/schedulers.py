@@ -22,8 +22,7 @@ from ..custom import DiscreteVPSDE
 from ..errors import require
 from ..integrations.loading import config_of
 from ..integrations.schedules import Schedule, schedule_of
-from .draws import Draws, alone
-from .functions import NotNormal
+from .draws import watched
 from .subject import Course, Draw, Level, Oracle
 
 REFINED = (25, 50, 100, 200)
@@ -64,7 +63,7 @@ class Scheduler:
     floor, fixed = 1e-6, True
 
     def __init__(self, target: Any, claim: float | None) -> None:
-        self.scheduler = target() if inspect.isclass(target) else target
+        self.scheduler: Any = target() if inspect.isclass(target) else target
         config = config_of(self.scheduler)
         self.name, self.claim, self.config = type(self.scheduler).__name__, claim, config
         if self.name in REFUSED:
@@ -92,6 +91,10 @@ class Scheduler:
     def full(self, steps: int) -> Course:
         """All of the timesteps."""
         return self._course(steps, None)
+
+    def closing(self, step: float) -> tuple[Course, Course] | None:
+        """None: most of them take no levels."""
+        return None
 
     def _until_end(self, steps: int) -> Course:
         self._set(steps)
@@ -170,16 +173,9 @@ class Scheduler:
             self._set(course.steps)
             return self._loop(course, oracle, x, draw is None)
 
-        def watched() -> tuple[Tensor, int]:
-            with Draws(draw) as draws:
-                out = looped()
-            if draws.others:
-                raise NotNormal(", ".join(sorted(draws.others)))
-            return out, draws.count
-
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside diffusers
-            return (looped(), 0) if draw is None else alone(watched)
+            return (looped(), 0) if draw is None else watched(looped, draw, x)
 
     def _loop(self, course: Course, oracle: Oracle, x: Tensor, own: bool) -> Tensor:
         scheduler, self._off = self.scheduler, 0.0
@@ -188,6 +184,8 @@ class Scheduler:
             scheduler.noise_sampler = None
         for call, label in enumerate(scheduler.timesteps[: course.plan]):
             alpha, sigma = self._level(call)
+            if sigma <= 0:  # an inner stage at zero, where a network has no answer: it is told the label
+                alpha, sigma = self._of_label(float(label))
             self._off = max(self._off, self._told(call, label))
             seen = scheduler.scale_model_input(x, label) if hasattr(scheduler, "scale_model_input") else x
             if self.schedule.kind == "edm":

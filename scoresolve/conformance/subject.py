@@ -42,7 +42,7 @@ class Oracle:
     """The exact network of N(m, v) at any level; it counts its calls, and can be told to misbehave.
 
     Args: point, whether all data are at m; reuse, answer in one buffer; bad, (call, row) that is NaN; stop, the call
-    that raises :class:`Stop`; blank, whether it writes into its input.
+    that raises :class:`BrokenOffError`; blank, whether it writes into its input.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Oracle:
         """The answer at x of level (alpha, sigma), numbers or (batch,): D, or ``read(D, x)`` of it."""
         number, self.calls = self.calls, self.calls + 1
         if number == self.stop:
-            raise Stop
+            raise BrokenOffError
         wide = x.detach().double()
         a, s = (over_batch(level, wide) for level in (alpha, sigma))
         self.asked.append(float((s / a).flatten()[0]))
@@ -91,7 +91,7 @@ class Oracle:
         return alpha * self.mean.flatten(), alpha**2 * self.variance.flatten() + sigma**2
 
 
-class Stop(Exception):
+class BrokenOffError(Exception):
     """What the oracle raises in the middle of a run."""
 
 
@@ -114,6 +114,10 @@ class Subject(Protocol):
 
     def full(self, steps: int) -> Course:
         """A run as its users have it, down to the end."""
+        ...
+
+    def closing(self, step: float) -> tuple[Course, Course] | None:
+        """A run of many steps without and with a last one of that length in log sigma, if levels can be given."""
         ...
 
     def run(self, course: Course, oracle: Oracle, x: Tensor, draw: Draw | None) -> tuple[Tensor, int]:
