@@ -59,7 +59,7 @@ def conform(
             what is measured is told.
         calls: network calls for a number of steps, of a function; default none are claimed.
         finest: the most steps of the runs in which the order is seen; there are three of them at least (16, 32, 64; of
-            schedulers 25, 50, 100).
+            schedulers 25, 50, 100), and one more before a claim is said to be missed.
         progress: show a progress bar.
         options: of a registered solver, such as eta=0.5.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checks import Check
-from .draws import drawn_for
+from .draws import OfSamples
 from .subject import SHAPE, BrokenOffError, Course, Oracle, Subject
 
 STEPS, BATCH = 6, 16
@@ -34,7 +34,7 @@ class Behaviour:
     def run(self, x: Tensor, ids: Sequence[int] | None, oracle: Oracle | None = None) -> Tensor:
         """The end of a run with the noise of these samples, or with the sampler's own."""
         oracle = oracle or Oracle()
-        out, _ = self.subject.run(self.course, oracle, x, None if ids is None else drawn_for(ids))
+        out, _ = self.subject.run(self.course, oracle, x, None if ids is None else OfSamples(ids))
         self.oracle.calls += oracle.calls
         return out
 

@@ -56,15 +56,17 @@ class Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return number
 
 
-def drawn_for(ids: Sequence[int], seed: int = 0) -> Draw:
-    """Noise that belongs to samples: row i of each draw is that of sample ``ids[i]``."""
+class OfSamples:
+    """Noise that belongs to samples: row i of each draw is that of sample ``ids[i]``, ids below 64."""
 
-    def draw(number: int, like: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(seed + 7919 * number)
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.ids = list(ids)
+
+    def __call__(self, number: int, like: Tensor) -> Tensor:
+        """The k-th draw."""
+        generator = torch.Generator().manual_seed(7919 * number)
         every = torch.randn(64, *like.shape[1:], generator=generator, dtype=torch.float64)
-        return every[list(ids)].to(like)
-
-    return draw
+        return every[self.ids].to(like)
 
 
 def basis(first: int) -> Draw:

@@ -18,7 +18,7 @@ FIRST, LAST = 20.0, 0.05
 """Noise levels between which orders are seen."""
 SIGMA_MAX, SIGMA_MIN = 80.0, 0.002
 """Those of a run as users have it: Karras et al. 2022."""
-REFINED = (16, 32, 64, 128, 256)
+REFINED = (16, 32, 64, 128, 256, 512)
 
 
 def smooth_levels(steps: int) -> np.ndarray:
@@ -49,7 +49,7 @@ class Function:
     Where it takes them as well, it is given ``disable=True`` (no progress bar).
     """
 
-    floor, whole, fixed = 1e-12, 200, True
+    floor, slack, whole, fixed = 1e-12, 0.2, 200, True
 
     def __init__(
         self, sampler: Callable[..., Tensor], name: str, claim: float | None, calls: Callable[[int], int] | None

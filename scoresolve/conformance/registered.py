@@ -13,6 +13,7 @@ from ..presets import resolve
 from ..processes import EDM
 from ..registry import build_table, get_solver
 from ..sampling import sample
+from .draws import OfSamples
 from .functions import REFINED, SIGMA_MAX, closing_levels, course_of, full_levels, smooth_levels
 from .subject import Course, Draw, Oracle
 
@@ -23,7 +24,7 @@ class Solver:
     Orders are declared for a history that is seeded: ``start="high"`` while they are measured, unless it is given.
     """
 
-    floor, whole = 1e-12, 200
+    floor, slack, whole = 1e-12, 0.2, 200
 
     def __init__(self, name: str, options: dict[str, Any], claim: float | None) -> None:
         preset = resolve(name)
@@ -58,10 +59,14 @@ class Solver:
         """``ss.sample`` with a source of noise, or with a seed."""
         levels, options = course.plan
         model = ScoreModel(lambda state, sigma: oracle(state, 1.0, sigma), self.sde, predicts="data", time="sigma")
-        source = None if draw is None or self.info.adaptive else _Source(draw)  # a path is refined, not counted
         options = {"solver_options": options} if options else {}
-        found = sample(model, start=x, solver=self.info.name, grid=levels, seed=0, noise=source, **options)
-        return found.samples, source.count if source else 0
+        if draw is None or self.info.adaptive:  # a Brownian path is refined, its draws are not counted
+            ids = draw.ids if isinstance(draw, OfSamples) else None
+            found = sample(model, start=x, solver=self.info.name, grid=levels, seed=0, indices=ids, **options)
+            return found.samples, 0
+        source = _Source(draw)
+        found = sample(model, start=x, solver=self.info.name, grid=levels, noise=source, **options)
+        return found.samples, source.count
 
     def calls(self, steps: int) -> int | None:
         """The rows of its table."""

@@ -60,7 +60,7 @@ def is_scheduler(target: object) -> bool:
 class Scheduler:
     """A scheduler, or a class with its defaults."""
 
-    floor, fixed = 1e-6, True
+    floor, slack, fixed = 1e-6, 0.35, True
 
     def __init__(self, target: Any, claim: float | None) -> None:
         self.scheduler: Any = target() if inspect.isclass(target) else target

@@ -42,7 +42,7 @@ class Oracle:
     """The exact network of N(m, v) at any level; it counts its calls, and can be told to misbehave.
 
     Args: point, whether all data are at m; reuse, answer in one buffer; bad, (call, row) that is NaN; stop, the call
-    that raises :class:`BrokenOffError`; blank, whether it writes into its input.
+    that raises :class:`BrokenOffError`.
     """
 
     def __init__(
@@ -99,11 +99,13 @@ class Subject(Protocol):
     """A sampler under test: this is all that the checks know of it.
 
     Attributes: name; floor, below which its errors are rounding; whole, the most steps it has (a table of betas), or a
-    number that is large for it; claim, its order if it says so; fixed, whether it walks the levels it is given.
+    number that is large for it; claim, its order if it says so; fixed, whether it walks the levels it is given; slack,
+    how far a slope may be from the claim: more where levels are rounded to those of a table, and steps uneven.
     """
 
     name: str
     floor: float
+    slack: float
     whole: int
     claim: float | None
     fixed: bool
