@@ -16,6 +16,7 @@ from pathlib import Path
 
 from measured import (
     calls_table,
+    conformance_table,
     csv_table,
     markdown,
     parallel_table,
@@ -161,6 +162,8 @@ PAGES: list[tuple[str, str, Callable[[], str]]] = [
     ("docs/benchmarks.md", "overhead", partial(csv_table, "overhead")),
     ("docs/diffusers.md", "gaussian", partial(csv_table, "diffusers_gaussian")),
     ("docs/diffusers.md", "parity", partial(csv_table, "diffusers_parity")),
+    ("docs/conformance.md", "diffusers", partial(conformance_table, "diffusers")),
+    ("docs/conformance.md", "scoresolve", partial(conformance_table, "scoresolve")),
     ("docs/tuning.md", "tuning", tuning_table),
     ("docs/tuning.md", "advise", partial(transcript, "advise")),
 ]

@@ -170,6 +170,19 @@ def tuning_table() -> str:
     return markdown(head, lines)
 
 
+def conformance_table(library: str) -> str:
+    """What ``ss.conform`` found in the samplers of a library: failures in words, warnings by name."""
+    lines = []
+    for row in records("conformance"):
+        if row["library"].split()[0] == library:
+            options = ", ".join(f"`{one}`" for one in row["options"].split(", ") if one)
+            warned = ", ".join(dict.fromkeys(one.split(":")[0] for one in row["warns"].split("; ") if ":" in one))
+            name = f"`{row['sampler'].removesuffix('Scheduler')}`"
+            lines.append([name, options, row["claimed"], row["order"], row["eta"], row["fails"] or "–", warned])
+    titles = ["sampler", "options", "claimed", "order", "eta", "fails", "warnings of"]
+    return markdown(titles, lines)
+
+
 def transcript(name: str) -> str:
     """A command and what it printed, kept as text in ``docs/assets``."""
     return f"```console\n{(ASSETS / f'{name}.txt').read_text().rstrip()}\n```"

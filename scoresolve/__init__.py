@@ -16,6 +16,7 @@ from .brownian_path import BrownianPath
 from .captured import Captured, capture
 from .comparison import Comparison, compare
 from .conditioning import classifier_guidance, threshold
+from .conformance import Conformance, conform
 from .correctors import AnnealedLangevin, Corrector, Langevin
 from .custom import DiscreteVPSDE, GaussianPath
 from .defaults import default_solver
@@ -51,13 +52,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EDM", "SDE", "VESDE", "VPSDE", "Advice", "AnnealedLangevin", "Antithetic", "Backend", "BrownianPath",
-    "BudgetError", "Captured", "Comparison", "Corrector", "CosineVPSDE", "Diagnosis", "DiscreteVPSDE", "Divergence",
-    "Failure", "GaussianPath", "Langevin", "LinearOperator", "LogLikelihood", "ModelStatistics", "NetworkOutputError",
-    "NoiseSource", "NonFiniteError", "Outcome", "PathSource", "Picard", "ProbabilityFlow", "QuasiRandom",
-    "RectifiedFlow", "Refinement", "Replacement", "ReverseSDE", "Row", "SampleSet", "SampleStreams", "ScoreModel",
-    "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError", "StillSource", "SubVPSDE",
-    "Table", "VariationalBound", "ZeroTerminalVPSDE", "advise", "backend", "build_table", "capture",
-    "classifier_guidance", "compare", "decode", "default_solver", "dequantise", "doctor", "encode", "exact",
+    "BudgetError", "Captured", "Comparison", "Conformance", "Corrector", "CosineVPSDE", "Diagnosis", "DiscreteVPSDE",
+    "Divergence", "Failure", "GaussianPath", "Langevin", "LinearOperator", "LogLikelihood", "ModelStatistics",
+    "NetworkOutputError", "NoiseSource", "NonFiniteError", "Outcome", "PathSource", "Picard", "ProbabilityFlow",
+    "QuasiRandom", "RectifiedFlow", "Refinement", "Replacement", "ReverseSDE", "Row", "SampleSet", "SampleStreams",
+    "ScoreModel", "ScoreSolveError", "Solution", "SolverInfo", "Status", "Step", "StepUnderflowError", "StillSource",
+    "SubVPSDE", "Table", "VariationalBound", "ZeroTerminalVPSDE", "advise", "backend", "build_table", "capture",
+    "classifier_guidance", "compare", "conform", "decode", "default_solver", "dequantise", "doctor", "encode", "exact",
     "from_diffusers", "get_solver", "grids", "interpolate", "local_device", "log_likelihood", "losses",
     "model_statistics", "operators", "posterior_guidance", "quadrature", "registry", "resampled", "sample", "sample_to",
     "shards", "solver", "solvers", "threshold", "tune", "variational_bound",

@@ -5,32 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from .checks import Check
 from .errors import NetworkOutputError
 from .model import ScoreModel
 from .watch import dtype_of
 
 ANTISYMMETRIC = 0.3
 """More of a Jacobian than a trained network leaves antisymmetric."""
-Status = Literal["ok", "warn", "fail", "skip"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes: name; status, "ok", "warn" (something will not work, or not well), "fail" (samples will be wrong) or
-    "skip" (could not be looked at); found, what was seen; advice, what to write instead.
-    """
-
-    name: str
-    status: Status
-    found: str
-    advice: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .contract import Check, Probe, Status, contract
+from .checks import Check, Report, Status
+from .contract import Probe, contract
 from .errors import require
 from .model import ScoreModel
 from .sde import SDE
@@ -37,43 +38,14 @@ LESS = 0.05
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Report):
     """What :func:`doctor` found.
 
     Attributes: checks, in the order in which they were made; nfe, network calls; wirings, those that were tried in
     place of the declared one, the best first.
     """
 
-    checks: tuple[Check, ...]
-    nfe: int
     wirings: tuple[Wiring, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing failed; there may be warnings."""
-        return all(check.status != "fail" for check in self.checks)
-
-    @property
-    def advice(self) -> tuple[str, ...]:
-        """What to write instead, of every check that failed or warns."""
-        return tuple(check.advice for check in self.checks if check.advice and check.status in ("fail", "warn"))
-
-    def __getitem__(self, name: str) -> Check:
-        return next(check for check in self.checks if check.name == name)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        return {"ok": self.ok, "nfe": self.nfe, "checks": [vars(check) for check in self.checks]}
-
-    def __str__(self) -> str:
-        lines = []
-        for check in self.checks:
-            lines.append(f"{check.status:4}  {check.name:18} {check.found}")
-            if check.advice and check.status in ("fail", "warn"):
-                lines.append(f"{'':24} -> {check.advice}")
-        return "\n".join(
-            [*lines, f"{'no fault found' if self.ok else 'something is wrong'} ({self.nfe} network calls)"]
-        )
 
 
 def doctor(

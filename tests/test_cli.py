@@ -65,20 +65,34 @@ def bug():
 def nan():
     return ss.ScoreModel(lambda x, t: torch.where(x[:, :1] > 0, torch.nan, -x), ss.VPSDE())
 '''
-PAGE = Path(__file__).parents[1] / "docs" / "command_line.md"
+SAMPLERS = """
+def heun(denoiser, x, sigmas):
+    for a, b in zip(sigmas[:-1], sigmas[1:]):
+        slope = (x - denoiser(x, a.expand(len(x)))) / a
+        y = x + (b - a) * slope
+        if b > 0:
+            y = x + (b - a) * (slope + (y - denoiser(y, b.expand(len(x)))) / b) / 2
+        x = y
+    return x
+"""
+DOCS = Path(__file__).parents[1] / "docs"
+TRANSCRIPTS = {"command_line.md": "my_networks.py", "conformance.md": "my_samplers.py"}
+"""Pages, and what the first code of each is saved as."""
 Run = Callable[..., Any]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """``run("list --json")`` in a folder with my_networks.py."""
+    """``run("list --json")`` in a folder with my_networks.py and my_samplers.py."""
     (tmp_path / "my_networks.py").write_text(NETWORKS)
+    (tmp_path / "my_samplers.py").write_text(SAMPLERS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     importlib.invalidate_caches()
     runner = CliRunner()
     yield lambda line: runner.invoke(app, shlex.split(line))
-    sys.modules.pop("my_networks", None)
+    for name in ("my_networks", "my_samplers"):
+        sys.modules.pop(name, None)
 
 
 def found(run: Run, line: str, code: int = 0) -> Any:
@@ -261,6 +275,11 @@ def test_doctor_says_what_to_write(run: Run) -> None:
         ("encode my_networks:mixture --data x.txt --out z.npy", 2, "none of .npy"),
         ("sample my_networks:mixture --shape 2 --out a.npy -s heun --nfe 4 -o eta=1", 1, "error: unknown option 'eta'"),
         ("sample my_networks:mixture --shape 2 --out a.npy --nfe 4 --steps 4", 1, "not both"),
+        ("conform my_samplers:none", 2, "such as my_samplers:heun"),
+        ("conform dmpp_2m", 2, "did you mean 'dpmpp_2m'"),
+        ("conform math:pi", 2, "got float"),
+        ("conform math:sin", 2, "sampler(denoiser, x, sigmas), got sin"),
+        ("conform diffusers:LCMScheduler", 2, "consistency models"),
         ("sample my_networks:wide --shape 2 --out a.npy", 1, "they must be equal"),
         ("sample my_networks:bug --shape 2 --out a.npy", 1, "error: KeyError: 'weights'"),
     ],
@@ -274,9 +293,9 @@ def test_errors_are_one_message(run: Run, line: str, code: int, message: str) ->
     assert not Path("a.npy").exists()
 
 
-def transcripts() -> list[tuple[str, str]]:
-    """The commands of the page, each with what it is said to print."""
-    blocks = re.findall(r"^```console\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+def transcripts(page: str) -> list[tuple[str, str]]:
+    """The commands of a page, each with what it is said to print."""
+    blocks = re.findall(r"^```console\n(.*?)^```", (DOCS / page).read_text(), flags=re.DOTALL | re.MULTILINE)
     parts = [part.partition("\n") for block in blocks for part in block.split("$ scoresolve ")[1:]]
     return [(line, output) for line, _, output in parts]
 
@@ -286,11 +305,15 @@ def masked(text: str) -> str:
     return re.sub(r"[\d.e+-]*\d", "#", " ".join(text.split()))
 
 
-def test_the_transcripts_of_the_page_are_what_is_printed(run: Run) -> None:
-    code = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)[0]
-    Path("my_networks.py").write_text(code)
-    assert len({line.split()[0] for line, _ in transcripts()}) == len(COMMANDS)
-    for line, output in transcripts():
+def test_every_command_has_a_transcript() -> None:
+    assert {line.split()[0] for page in TRANSCRIPTS for line, _ in transcripts(page)} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", TRANSCRIPTS)
+def test_the_transcripts_of_a_page_are_what_is_printed(run: Run, page: str) -> None:
+    code = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), flags=re.DOTALL | re.MULTILINE)[0]
+    Path(TRANSCRIPTS[page]).write_text(code)
+    for line, output in transcripts(page):
         result = run(line + ("" if line.startswith("list") else " --no-progress"))
         failed = output.startswith("error:") or "something is wrong" in output
         assert result.exit_code == failed, result.output

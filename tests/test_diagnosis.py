@@ -12,7 +12,8 @@ from oracles import PROCESSES, mixture_2d
 from torch import Tensor, nn
 
 import scoresolve as ss
-from scoresolve.contract import Check, Probe, contract
+from scoresolve.checks import Check
+from scoresolve.contract import Probe, contract
 
 LAW = ss.exact.GaussianMixture([0.7, 0.3], [[-1.0, 0.0], [1.0, 0.5]], [0.05, 0.1])
 SHAPE = (1024, 2)

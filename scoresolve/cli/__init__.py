@@ -1,7 +1,7 @@
 """The command line ``scoresolve``: one module for each command, registered here.
 
-Exit codes: 0 done; 1 the run failed, or ``doctor`` found a fault; 2 an argument that cannot be understood. Results go
-to stdout, all else (progress, errors) to stderr.
+Exit codes: 0 done; 1 the run failed, or ``doctor`` or ``conform`` found a fault; 2 an argument that cannot be
+understood. Results go to stdout, all else (progress, errors) to stderr.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from importlib import import_module
 
 import typer
 
-COMMANDS = ("list", "sample", "bench", "advise", "likelihood", "encode", "doctor")
+COMMANDS = ("list", "sample", "bench", "advise", "likelihood", "encode", "doctor", "conform")
 """Each is the function ``command`` of the module of its name in this package: to add one, add its name."""
 
 app = typer.Typer(
     name="scoresolve",
     help="Solvers for score networks: sample, compare, encode, measure and check your own.",
-    epilog="Exit codes: 0 done, 1 the run failed or doctor found a fault, 2 an argument that cannot be understood.",
+    epilog="Exit codes: 0 done, 1 the run failed or a fault was found, 2 an argument that cannot be understood.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -7,15 +7,12 @@ from typing import Annotated, cast
 
 import torch
 import typer
-from rich.markup import escape
 
 from ..diagnosis import doctor
 from . import options
 from .files import read_tensor
 from .network import load
-from .output import console, guarded, print_json
-
-COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
+from .output import guarded, print_report
 
 
 @guarded
@@ -49,14 +46,4 @@ def command(
     x0 = None if data is None else read_tensor(data, state, device)
     one = cast(tuple[int, ...], shape)
     found = doctor(model, (batch, *one), data=x0, dtype=state, device=device, progress=progress)
-    if json:
-        print_json(found.as_dict())
-    else:
-        lines = str(found).split("\n")
-        for line in lines:
-            word = line[:4].strip()
-            colour = COLOURS.get(word)
-            rest = escape(line[4:])
-            console().print(f"[{colour}]{word:4}[/]{rest}" if colour else escape(line))
-    if not found.ok:
-        raise typer.Exit(1)
+    print_report(found, json)

@@ -49,9 +49,16 @@ def _from_directory(target: str) -> object:
 
 
 def _from_module(target: str) -> object:
+    value: Any = find(target, "network", HINT)
+    makes = callable(value) and not isinstance(value, torch.nn.Module)
+    return value() if makes else value
+
+
+def find(target: str, what: str, hint: str) -> object:
+    """What ``package.module:name`` names, the current directory first. Raises: BadParameter, which says ``hint``."""
     place, colon, name = target.partition(":")
     if not colon or not place or not name:
-        raise typer.BadParameter(f"{target!r} is no network: {HINT}")
+        raise typer.BadParameter(f"{target!r} is no {what}: {hint}")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -60,13 +67,11 @@ def _from_module(target: str) -> object:
     except ModuleNotFoundError as error:
         if error.name is None or not place.startswith(error.name):  # what it imports itself
             raise
-        raise typer.BadParameter(f"no module {place!r} here ({here}) or installed: {HINT}") from error
+        raise typer.BadParameter(f"no module {place!r} here ({here}) or installed: {hint}") from error
     try:
-        value: Any = _attribute(module, name)
+        return _attribute(module, name)
     except AttributeError as error:
-        raise typer.BadParameter(f"module {place!r} has no {name!r}: {HINT}") from error
-    makes = callable(value) and not isinstance(value, torch.nn.Module)
-    return value() if makes else value
+        raise typer.BadParameter(f"module {place!r} has no {name!r}: {hint}") from error
 
 
 def _attribute(module: object, name: str) -> object:

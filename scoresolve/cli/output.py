@@ -6,7 +6,7 @@ import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
 import click
 import typer
@@ -14,6 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from ..checks import Report, finite
 
 P = ParamSpec("P")
 WIDTH = 120
@@ -49,15 +51,23 @@ def number(value: object) -> str:
 
 def print_json(value: object) -> None:
     """JSON on stdout; NaN and infinity, which JSON has not, are null."""
-    typer.echo(json.dumps(_finite(value), indent=1))
+    typer.echo(json.dumps(finite(value), indent=1))
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
+
+
+def print_report(found: Report, as_json: bool) -> None:
+    """Checks on stdout, their first words in colour; exit code 1 if one of them failed."""
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        for line in str(found).split("\n"):
+            word, rest = line[:4].strip(), escape(line[4:])
+            colour = COLOURS.get(word)
+            console().print(f"[{colour}]{word:4}[/]{rest}" if colour else escape(line))
+    if not found.ok:
+        raise typer.Exit(1)
 
 
 def tell(text: str) -> None:
