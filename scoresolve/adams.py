@@ -50,7 +50,7 @@ def integrated_differences(s: Tensor) -> Tensor:
     """
     k = s.shape[1]
     x, w = _POINTS.to(s.device), _WEIGHTS.to(s.device)
-    products = (x - s[:, : k - 1, None]).cumprod(dim=1) @ w
+    products = (x - s[:, : k - 1, None]).cumprod(dim=1).mul(w).sum(dim=2)
     integrals = torch.cat([torch.ones_like(s[:, :1]), products], dim=1)
     differences = (s[:, :, None] - s[:, None, :]).diagonal_scatter(torch.ones_like(s), dim1=1, dim2=2)
     return (integrals[:, None, :] / differences.cumprod(dim=2)).mT.tril()

@@ -78,10 +78,10 @@ def halved(share: Tensor, parent: Tensor, normals: Tensor) -> Tensor:
         torch.mul(W, c, out=left[:, 0]).addcmul_(z, s)
         torch.mul(W, s, out=right[:, 0]).addcmul_(z, c, value=-1)
         return both
-    tail = rest**1.5 / q.sqrt()
+    tail = rest * (rest / q).sqrt()
     of_w = _beside(parent, root * (3 * theta - 2), 6 * root * rest, (rest * q).sqrt())
     of_i = _beside(parent, -root * rest, root * (3 - 2 * theta), tail * (0.5 - theta), tail / math.sqrt(12))
-    of_rest = _beside(parent, 1 / other, root / other, 1 / rest**1.5, (theta / rest) ** 1.5)
+    of_rest = _beside(parent, 1 / other, root / other, 1 / (rest * other), theta / rest * (root / other))
     area, z_2 = parent[:, 1], normals[:, 1]
     w = torch.mul(W, of_w[0], out=left[:, 0]).addcmul_(area, of_w[1]).addcmul_(z, of_w[2])
     i = torch.mul(W, of_i[0], out=left[:, 1]).addcmul_(area, of_i[1]).addcmul_(z, of_i[2]).addcmul_(z_2, of_i[3])

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .errors import require
+from .rounding import power
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ class Controller:
         """
         least = torch.finfo(error.dtype).tiny
         error = torch.where(torch.isfinite(error), error, torch.inf).clamp(min=least)
-        factor = self.safety * error ** (-self.integral / order)
+        factor = self.safety * power(error, -self.integral / order)
         accepted = error <= 1
         if self.proportional:
-            steadied = factor * previous.clamp(min=1e-4) ** (self.proportional / order)
+            steadied = factor * power(previous.clamp(min=1e-4), self.proportional / order)
             factor = torch.where(accepted, steadied, factor)
         factor = factor.clamp(self.shrink, self.grow)
         return torch.where(accepted, factor, factor.clamp(max=self.safety))

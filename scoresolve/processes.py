@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import real_number, require
+from .rounding import sigmoid, softplus
 from .sde import SDE, VariancePreservingPrior
 
 
@@ -90,7 +91,7 @@ class RectifiedFlow(SDE):
         return t
 
     def _time(self, lam: Tensor) -> Tensor:
-        return torch.sigmoid(-lam)
+        return sigmoid(-lam)
 
     def __repr__(self) -> str:
         return "RectifiedFlow()"
@@ -118,7 +119,7 @@ class IntegratedBeta(VariancePreservingPrior):
 
     def _time(self, lam: Tensor) -> Tensor:
         # alpha^2 = 1 / (1 + exp(-2 lam)), so B = log(1 + exp(-2 lam))
-        return self._inverse_integral(torch.logaddexp(torch.zeros_like(lam), -2 * lam))
+        return self._inverse_integral(softplus(-2 * lam))
 
 
 class VPSDE(IntegratedBeta):
@@ -198,9 +199,9 @@ class CosineVPSDE(VariancePreservingPrior):
         return self._variance(t).sqrt()
 
     def _time(self, lam: Tensor) -> Tensor:
-        alpha2, sigma2 = torch.sigmoid(2 * lam), torch.sigmoid(-2 * lam)
+        alpha2, sigma2 = sigmoid(2 * lam), sigmoid(-2 * lam)
         sine2 = math.sin(self._angle0) ** 2 + sigma2 * self._cos0**2
-        angle = torch.atan2(sine2.sqrt(), alpha2.sqrt() * self._cos0)
+        angle = torch.atan(sine2.sqrt() / (alpha2.sqrt() * self._cos0))
         return (angle - self._angle0) / self._rate
 
     def __repr__(self) -> str:

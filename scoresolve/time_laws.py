@@ -31,6 +31,7 @@ from torch import Tensor
 
 from .custom import DiscreteVPSDE
 from .errors import require, whole_number
+from .rounding import sigmoid, softplus
 from .sde import SDE
 
 Real: TypeAlias = Callable[[Tensor], Tensor]
@@ -158,9 +159,9 @@ def matched(std: float) -> TimeLaw:
     return TimeLaw(
         f"matched({std:g})",
         "lam",
-        lambda lam: 0.5 * torch.logaddexp(torch.zeros_like(lam), 2 * (lam + shift)),
+        lambda lam: 0.5 * softplus(2 * (lam + shift)),
         lambda y: 0.5 * (2 * y + torch.log(-torch.expm1(-2 * y))) - shift,
-        lambda lam: torch.sigmoid(2 * (lam + shift)),
+        lambda lam: sigmoid(2 * (lam + shift)),
     )
 
 

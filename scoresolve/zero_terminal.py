@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .custom import DiscreteVPSDE, MonotoneCubic
 from .errors import require
+from .rounding import sigmoid
 
 
 class ZeroTerminalVPSDE(DiscreteVPSDE):
@@ -65,7 +65,7 @@ class ZeroTerminalVPSDE(DiscreteVPSDE):
         return -2 * self._alpha(t).log()
 
     def _time(self, lam: Tensor) -> Tensor:
-        lost = torch.sigmoid(-2 * lam) / (1 + torch.sigmoid(2 * lam).sqrt())  # u = sigma^2 / (1 + alpha)
+        lost = sigmoid(-2 * lam) / (1 + sigmoid(2 * lam).sqrt())  # u = sigma^2 / (1 + alpha)
         return self._lost.place(lost) / self.N
 
     def __repr__(self) -> str:

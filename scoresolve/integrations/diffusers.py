@@ -259,6 +259,11 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(f"expected one of the timesteps at which a step begins, got {float(timestep):g}")
         return self._starts[nearest]
 
+    def _is_next(self, timestep: Any) -> bool:
+        """Whether a timestep is that of the call that comes next, to the digits that half precision leaves."""
+        due = self._labels[self._row(None)]
+        return timestep is None or abs(float(timestep) - due) <= 0.01 * max(np.ptp(self._labels), abs(due))
+
     def _at(self, timestep: Any, sample: Tensor) -> Stepper:
         """The loop where it stands. What a pipeline has done to the sample in between is done to the state."""
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
@@ -271,6 +276,12 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             stepper = self._stepper = Stepper(table, self.model, self._mailbox, x)
         elif stepper.done:
             raise ValueError("the run is over, all its timesteps are done: call set_timesteps before another")
+        elif sample.shape != stepper.x.shape or not self._is_next(timestep):
+            raise ValueError(
+                f"the run under way is of a sample {tuple(stepper.x.shape)}, next at timestep "
+                f"{self._labels[self._row(None)]:g}, got {tuple(sample.shape)} at {timestep}: call "
+                "set_timesteps before another run"
+            )
         elif sample is not self._returned or version_of(sample) != self._version:
             stepper.move(x - stepper.y.to(sample.dtype).to(x.dtype))  # no change, but for the digits that half drops
         return stepper

@@ -63,7 +63,7 @@ class Preconditioned(nn.Module):
         return denoised.to(x.dtype)
 
 
-def without_variance(answer: Tensor, x: Tensor) -> Tensor:
+def without_variance(answer: Any, x: Tensor) -> Any:
     """The first half of the channels where the answer has twice those of x: a mean beside a learned variance."""
-    doubled = answer.ndim == x.ndim > 1 and answer.shape[1] == 2 * x.shape[1]
+    doubled = isinstance(answer, Tensor) and answer.ndim == x.ndim > 1 and answer.shape[1] == 2 * x.shape[1]
     return answer[:, : x.shape[1]] if doubled else answer

@@ -6,7 +6,7 @@ The operations of a row are those of ``loop.py``, on the same registers, with th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,11 +24,10 @@ class Mailbox:
     """Stands for the network: what it is asked is answered by what was put in, learned variances cut off."""
 
     def __init__(self) -> None:
-        self.answer: Tensor | None = None
+        self.answer: Any = None
 
-    def __call__(self, x: Tensor, label: Tensor) -> Tensor:
-        """The answer that was put in."""
-        assert self.answer is not None
+    def __call__(self, x: Tensor, label: Tensor) -> Any:
+        """The answer that was put in; the network's door says if it is none."""
         return without_variance(self.answer, x)
 
 
@@ -60,12 +59,19 @@ class Stepper:
         Args: output, shaped as y (or with a variance beside it); draw, standard normal noise of a call, like a tensor.
         """
         number, row = self.number, self.table.rows[self.number]
+        self.watch.calls = number  # what is asked below for the data is the same call
+        self.model.at_step(sum(before.s is not None for before in self.table.rows[:number]))
         self.mailbox.answer = output
-        self.registers.keep(number, self.questions(number, self.y), self.y)
-        data = self.model.evaluate(self.y, row.t, "data")
-        self.mailbox.answer = None
+        try:
+            answer = self.questions(number, self.y)
+            data = self.model.evaluate(self.y, row.t, "data")
+        finally:
+            self.mailbox.answer = None
+        drawn = draw(number, self.x) if row.draws else None
+        # from here on nothing fails: after an error above, the same step can be taken again
+        self.registers.keep(number, answer, self.y)
         if row.normals:
-            self.normals = [draw(number, self.x) if row.draws else None, *self.normals[: self.kept - 1]]
+            self.normals = [drawn, *self.normals[: self.kept - 1]]
         moved = self.registers.commit(number, self.x)
         self.x = accumulate(moved, row.noise, cast(list[Tensor], self.normals), fresh=moved is not self.x)
         y = self.registers.propose(number, self.x)

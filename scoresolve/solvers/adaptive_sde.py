@@ -48,6 +48,7 @@ from ..adaptive_sde import AdaptiveSDE
 from ..controller import Controller
 from ..errors import require
 from ..registry import solver
+from ..rounding import sigmoid
 from ..sde import SDE
 from ..sde_pair import Pair, Weights
 
@@ -79,7 +80,7 @@ class Exponential(Pair):
 
     def share(self, a: Tensor, b: Tensor) -> Tensor:
         """Of e^{2 eta^2 lam}: 1 / (1 + e^{eta^2 (b - a)})."""
-        return torch.sigmoid(-(self.eta**2) * (b - a))
+        return sigmoid(-(self.eta**2) * (b - a))
 
     def weights(self, a: Tensor, b: Tensor) -> Weights:
         """See the top of the file."""
