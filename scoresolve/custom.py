@@ -67,7 +67,8 @@ class DiscreteVPSDE(IntegratedBeta):
     t_min = 0.0
 
     def __init__(self, betas: Sequence[float] | np.ndarray | Tensor) -> None:
-        table = np.array(betas.detach().cpu() if isinstance(betas, Tensor) else betas, dtype=np.float64)
+        numbers = betas.detach().cpu().double().numpy() if isinstance(betas, Tensor) else betas
+        table = np.array(numbers, dtype=np.float64)
         require(table.ndim == 1 and table.size > 0, f"a vector of betas, got shape {table.shape}")
         inside = bool(np.all((table > 0) & (table < 1)))
         require(inside, f"betas strictly between 0 and 1, got the range {table.min()} to {table.max()}")

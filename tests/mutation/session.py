@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -21,12 +22,22 @@ if TYPE_CHECKING:
     from finder import Mutant
 
 OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-LONGEST, TOGETHER = 0.5, 5.0
-"""Seconds: tests that take longer are left out, and of the others as many run on a mutant as this allows."""
+LONGEST, TOGETHER, PATIENCE = 0.5, 5.0, 30.0
+"""Seconds of the tests that run first, each and together; and of all the others, on the mutants that survive these."""
 
 
 class TooLongError(BaseException):
     """A test takes longer than ``LONGEST``: a BaseException, that nothing may catch but pytest."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tests of a mutant: those that run first, their seconds, the others; whether its line runs at import too."""
+
+    quick: list[str]
+    seconds: float
+    slow: list[str]
+    early: bool
 
 
 def too_long(*_: object) -> None:
@@ -84,8 +95,8 @@ class Session:
         plans = [self.plan(mutant) for mutant in self.mutants]
         sources = {path: (ROOT / path).read_text() for path in {mutant.path for mutant in self.mutants}}
 
-        def task(number: int) -> Callable[[], bool]:
-            mutant, tests = self.mutants[number], [self.items[name] for name in plans[number][0]]
+        def task(number: int, names: Sequence[str]) -> Callable[[], bool]:
+            mutant, tests = self.mutants[number], [self.items[name] for name in names]
 
             def work() -> bool:
                 swap(functions, sources[mutant.path], mutant.source)
@@ -93,16 +104,19 @@ class Session:
 
             return work
 
-        order = sorted(range(len(plans)), key=lambda number: plans[number][1])
-        began = time.monotonic()
-        tasks = ((number, task(number), 3 + 3 * plans[number][1]) for number in order if self.swaps(number, sources))
-        for number, result in pool(tasks, self.jobs):
-            self.results[number] = result
+        began, quick = time.monotonic(), [n for n in range(len(plans)) if self.swaps(n, sources)]
+        quick.sort(key=lambda n: plans[n].seconds)
+        for n, result in pool(((n, task(n, plans[n].quick), 3 + 3 * plans[n].seconds) for n in quick), self.jobs):
+            self.results[n] = result
             if len(self.results) % 100 == 0:
                 self.report(f"{len(self.results)} of {len(plans)} mutants, {time.monotonic() - began:.0f} s")
-        for number, (tests, _, early) in enumerate(plans):
-            if number not in self.results or (early and self.results[number] == "survived"):
-                self.again[number] = tests
+        left = [n for n in quick if self.results[n] == "survived" and plans[n].slow]
+        for n, result in pool(((n, task(n, plans[n].slow), PATIENCE) for n in left), self.jobs):
+            if result == "killed":  # a slow test whose time is up has found nothing
+                self.results[n] = result
+        for n, plan in enumerate(plans):
+            if n not in self.results or (plan.early and self.results[n] == "survived"):
+                self.again[n] = plan.quick
         return True
 
     def swaps(self, number: int, sources: dict[str, str]) -> bool:
@@ -134,20 +148,19 @@ class Session:
         failed = sorted(set(self.items) - set(self.seconds))
         self.report(f"{len(self.seconds)} tests pass in {sum(self.seconds.values()):.0f} s; too long: {len(failed)}")
 
-    def plan(self, mutant: Mutant) -> tuple[list[str], float, bool]:
-        """The tests that may kill a mutant, quickest first; their seconds; whether the line runs at import as well."""
+    def plan(self, mutant: Mutant) -> Plan:
+        """The tests of a mutant: those that execute its line, or if none does (a table) those that execute the file."""
         lines = self.lines.get(mutant.path, {})
         found = set().union(*(lines.get(n, set()) for n in range(mutant.first, mutant.last + 1)))
-        early = "" in found or not found
-        names = found - {""} or set().union(*lines.values()) - {""}
-        quick = sorted((self.seconds[name], name) for name in names if self.seconds.get(name, LONGEST) < LONGEST)
-        total, chosen = 0.0, []
-        for seconds, name in quick:
-            total += seconds
-            if total > TOGETHER:
+        names = (found or set().union(*lines.values())) - {""} or set().union(*lines.values()) - {""}
+        names = sorted(names & set(self.items), key=lambda name: (self.seconds.get(name, PATIENCE), name))
+        total, quick = 0.0, []
+        for name in names:
+            if total + self.seconds.get(name, PATIENCE) > TOGETHER:
                 break
-            chosen.append(name)
-        return chosen, min(total, TOGETHER), early
+            total += self.seconds[name]
+            quick.append(name)
+        return Plan(quick, total, names[len(quick) :], "" in found or not found)
 
 
 def preload() -> None:
