@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 import scoresolve as ss
-from benchmarks.orders import SETTINGS
+from benchmarks.order_errors import SETTINGS
 from scoresolve.conformance import Conformance
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "assets" / "conformance.csv"
