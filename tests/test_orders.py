@@ -55,6 +55,7 @@ def test_order_of_what_depends_on_time_on_every_path(name: str, path: str) -> No
     assert orders.slope(errors) > info.order - 0.25, np.array(errors)
 
 
+@pytest.mark.property(10, 11)
 @pytest.mark.parametrize("path", ["ve", "subvp", "cosine", "edm", "flow", "user"])
 @pytest.mark.parametrize(
     "info", [i for i in TABLES if i.name not in (*IN_TIME, *DISCRETISED)], ids=lambda info: info.name
@@ -139,6 +140,7 @@ def test_equal_step_weights_have_order_one_on_a_rough_grid_and_ipndm_v_two() -> 
 # -- stochastic ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.property(16)
 @pytest.mark.parametrize("info", SDE, ids=lambda info: info.name)
 def test_weak_order_in_closed_form(info: ss.SolverInfo) -> None:
     """Mean and covariance of the output on Gaussian data, exact, against those of the marginal."""

@@ -185,5 +185,5 @@ class SchedulerMachine(RuleBasedStateMachine):
             run.check()
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=12, stateful_step_count=12)
+SchedulerMachine.TestCase.settings = settings(max_examples=10, stateful_step_count=12)
 TestScheduler = SchedulerMachine.TestCase
