@@ -13,6 +13,7 @@ import scoresolve as ss
 SOLVERS = ["rk45", "scipy_rk45"]
 
 
+@pytest.mark.property(35)
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_the_error_follows_the_tolerance(name: str, solver: str) -> None:

@@ -26,6 +26,7 @@ def starts(law: ss.exact.Law, sde: ss.SDE, t: float, batch: int = 16) -> Tensor:
     return law.marginal(sde, t).sample(batch, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.property(35)
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", [name for name in PROCESSES if name != "ddpm_table"])
 def test_the_error_is_that_of_the_tolerance(name: str, solver: str) -> None:

@@ -58,6 +58,7 @@ def exact_end(runner: AdaptiveSDE, sde: ss.SDE, v: float, x: Tensor, seed: int, 
 # -- the path, and the law ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.property(35)
 @pytest.mark.parametrize(
     ("solver", "options", "level", "tolerances", "order"),
     [

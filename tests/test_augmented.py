@@ -82,6 +82,7 @@ def test_sizes_are_those_of_the_coordinates() -> None:
         size_of(ss.VPSDE(), "score", t)
 
 
+@pytest.mark.property(29)
 def test_samples_and_their_log_p_in_one_pass() -> None:
     """The samples are those of a run without log p, and log p is what log_likelihood says of them."""
     sde, law = ss.VPSDE(), mixture_2d()

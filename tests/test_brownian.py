@@ -27,6 +27,7 @@ def linear_map(theta: float) -> Tensor:
     return torch.cat([left, right], dim=1)[..., 0].T
 
 
+@pytest.mark.property(20)
 @pytest.mark.parametrize("theta", SHARES)
 def test_halves_have_the_law_of_intervals_and_make_up_the_whole(theta: float) -> None:
     """Exactly: independent halves of covariance ROOT each, and W and I of the parent are those of its parts."""
@@ -96,6 +97,7 @@ def joined(found: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     return torch.stack([torch.as_tensor(total), torch.as_tensor(area)])
 
 
+@pytest.mark.property(20)
 def test_refining_changes_nothing_that_was_known() -> None:
     """Nodes of level 2 are made up of those of level 6, W and I."""
     coarse, fine = leaves(walk(), 2), leaves(walk(), 6)

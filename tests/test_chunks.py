@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from strategies import APART, TOGETHER, named
 from torch import Tensor
 
 import scoresolve as ss
 
 SDE = ss.VPSDE()
-COUPLED = ("rk45", "scipy_rk45")  # one step for the whole batch
-APART = [info for info in ss.solvers() if info.name not in COUPLED]
 LABELS = torch.tensor([0.3, -0.5, 1.0, 0.0, -1.2], dtype=torch.float64)
 
 
@@ -40,7 +39,8 @@ def same(parts: ss.Solution, whole: ss.Solution) -> None:
         assert torch.equal(parts.trajectory, whole.trajectory)
 
 
-@pytest.mark.parametrize("info", APART, ids=lambda info: info.name)
+@pytest.mark.property(4, beyond=TOGETHER)
+@pytest.mark.parametrize("info", APART, ids=named)
 def test_every_solver_gives_the_same_in_chunks(info: ss.SolverInfo) -> None:
     """Guidance, conditioning, trajectory, and the noise of each sample; a last chunk that is smaller."""
     work: dict[str, Any] = {"rtol": 0.05, "atol": 0.05} if info.adaptive else {"nfe": 6}

@@ -18,6 +18,7 @@ def _gaussian_model(variance: float, sde: ss.SDE) -> ss.ScoreModel:
     return ss.exact.Gaussian(torch.zeros(1), variance).model(sde)
 
 
+@pytest.mark.property(31)
 @pytest.mark.parametrize("snr", [0.1, 0.4])
 def test_annealed_langevin_has_the_exact_stationary_variance_of_its_chain(snr: float) -> None:
     """On a Gaussian of variance P the chain is x <- (1 - e/P) x + sqrt(2e) z: variance P / (1 - e/(2P)) at rest.
@@ -71,6 +72,7 @@ def test_langevin_keeps_a_gaussian_of_many_dimensions() -> None:
     assert x.var().item() == pytest.approx(expected, abs=5 * math.sqrt(2 / x.numel()) + 0.002)
 
 
+@pytest.mark.property(31)
 @pytest.mark.parametrize("corrector", ["langevin", "annealed_langevin"])
 @pytest.mark.parametrize("solver", ONE_STEP)
 def test_a_corrected_sample_does_not_depend_on_its_batch(solver: str, corrector: str) -> None:

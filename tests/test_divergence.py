@@ -41,6 +41,7 @@ def images(count: int = 4) -> Tensor:
     return torch.randn(count, 2, 2, 3, generator=generator, dtype=torch.float64).requires_grad_()
 
 
+@pytest.mark.property(27)
 def test_traces_are_those_of_the_jacobian(monkeypatch: pytest.MonkeyPatch) -> None:
     x = images()
     probes = torch.randn(5, 4, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

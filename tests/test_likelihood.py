@@ -44,6 +44,7 @@ def net() -> Net:
     return found
 
 
+@pytest.mark.property(30)
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("name", ["ve", "vp", "subvp", "edm", "user"])
 def test_closed_forms_of_log_p(name: str, law: str) -> None:

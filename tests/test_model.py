@@ -97,6 +97,7 @@ def test_conversions_stay_finite_at_both_ends(source: str) -> None:
     assert torch.isfinite(tiny).all()
 
 
+@pytest.mark.property(26)
 @given(
     process=st.sampled_from(SMOOTH),
     source=st.sampled_from(PREDICTIONS),
@@ -405,6 +406,7 @@ def test_bad_models_are_refused(make: object, error: type[Exception], message: s
         make(lambda x, t: x)  # type: ignore[operator]
 
 
+@pytest.mark.property(34, every=True)
 def test_the_reported_nfe_is_what_a_counting_network_sees() -> None:
     """For every solver, with and without corrector and guidance; guidance doubles the rows, not the calls."""
     sde, law = ss.VPSDE(), mixture_2d()

@@ -23,6 +23,7 @@ from scoresolve.noise import CORRECTOR, SOLVER, START, fresh_seed
 seeds = st.integers(0, 2**63 - 1)
 
 
+@pytest.mark.property(21)
 @given(seed=seeds, indices=st.lists(seeds, min_size=1, max_size=6), shape=st.lists(st.integers(1, 5), max_size=3))
 def test_a_sample_has_the_same_noise_in_any_batch(seed: int, indices: list[int], shape: list[int]) -> None:
     whole = ss.SampleStreams(seed, indices).draw(SOLVER, 3, torch.empty(len(indices), *shape))
@@ -32,6 +33,7 @@ def test_a_sample_has_the_same_noise_in_any_batch(seed: int, indices: list[int],
     assert torch.isfinite(whole).all()
 
 
+@pytest.mark.property(21)
 def test_streams_draws_seeds_and_samples_all_differ() -> None:
     like = torch.empty(1, 8)
     drawn = [
@@ -52,6 +54,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
         assert torch.equal(streams.draw(SOLVER, index, like), same.draw(SOLVER, 5, like))
 
 
+@pytest.mark.property(21)
 def test_float32_and_float64_see_the_same_noise() -> None:
     single = ss.SampleStreams(5, range(4)).draw(SOLVER, 0, torch.empty(4, 1000))
     double = ss.SampleStreams(5, range(4)).draw(SOLVER, 0, torch.empty(4, 1000, dtype=torch.float64))
@@ -135,6 +138,7 @@ def test_fresh_seeds_come_from_the_callers_generator_or_the_system() -> None:
     assert fresh_seed() != fresh_seed()
 
 
+@pytest.mark.property(22)
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.5, True, "0", None])
 def test_bad_seeds_are_refused(seed: object) -> None:
     with pytest.raises(ValueError, match="seed must be"):

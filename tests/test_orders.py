@@ -45,6 +45,7 @@ def test_order_of_what_depends_on_time_on_every_path(name: str, path: str) -> No
     assert measured.slope(errors) > info.order - 0.25, np.array(errors)
 
 
+@pytest.mark.property(10, 11)
 @pytest.mark.parametrize("path", ["ve", "subvp", "cosine", "edm", "flow", "user"])
 @pytest.mark.parametrize(
     "info", [i for i in TABLES if i.name not in (*IN_TIME, *DISCRETISED)], ids=lambda info: info.name

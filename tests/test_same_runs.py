@@ -26,6 +26,7 @@ class Net(torch.nn.Module):
         return torch.tanh(x @ self.mix) + 1e-3 * t.to(x.dtype)[:, None]
 
 
+@pytest.mark.property(42)
 @pytest.mark.parametrize("time", ["t", "index", "sigma"])
 def test_a_compiled_network_is_compiled_once(time: Any) -> None:
     """Whatever the step, the sample, the seed and the solver, for states of one shape."""

@@ -73,6 +73,7 @@ def test_sample_i_of_a_seed_is_the_same_in_any_batch(
     assert torch.equal(first, whole[:batch])
 
 
+@pytest.mark.property(22)
 def test_seeds_differ_and_repeat_and_a_missing_one_is_reported() -> None:
     model = mixture_2d().model(ss.VPSDE())
     run = lambda **options: ss.sample(model, (4, 2), solver="ddpm", nfe=5, **options)  # noqa: E731

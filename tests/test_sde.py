@@ -14,18 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import PROCESSES, SMOOTH, gaussian, interval, mixture_1d, mixture_2d
 from scipy.integrate import solve_ivp
+from strategies import smooth_paths
 
 import scoresolve as ss
-
-paths = st.one_of(
-    st.builds(ss.VESDE, st.floats(1e-3, 0.1), st.floats(1.0, 500.0)),
-    st.builds(ss.VPSDE, st.floats(1e-3, 1.0), st.floats(2.0, 40.0)),
-    st.builds(ss.SubVPSDE, st.floats(1e-3, 1.0), st.floats(2.0, 40.0)),
-    st.builds(ss.CosineVPSDE, st.floats(1e-3, 0.05)),
-    st.builds(ss.EDM, st.floats(1e-4, 0.01), st.floats(1.0, 200.0)),
-    st.just(ss.RectifiedFlow()),
-    st.just(PROCESSES["user"]),
-)
 
 
 def _variance_ode(sde: ss.SDE, start: float, times: np.ndarray) -> np.ndarray:
@@ -55,7 +46,8 @@ def test_the_variance_ode_of_a_beta_table_meets_sigma_squared_between_all_indice
         assert _variance_ode(sde, times[0], times) == pytest.approx(sde.sigma(times) ** 2, rel=1e-9)
 
 
-@given(sde=paths, fraction=st.floats(1e-4, 1.0))
+@pytest.mark.property(25)
+@given(sde=smooth_paths, fraction=st.floats(1e-4, 1.0))
 def test_drift_and_diffusion_are_the_rates_of_the_path(sde: ss.SDE, fraction: float) -> None:
     """f = (log alpha)' and g^2 = -2 sigma^2 lam', by a central difference; the second is not how g is computed."""
     t = fraction * 0.98 * sde.t_max
@@ -66,7 +58,8 @@ def test_drift_and_diffusion_are_the_rates_of_the_path(sde: ss.SDE, fraction: fl
     assert sde.drift_rate(t) == pytest.approx(log_rate, rel=1e-5, abs=1e-6)
 
 
-@given(sde=paths, fraction=st.floats(1e-6, 1.0))
+@pytest.mark.property(24)
+@given(sde=smooth_paths, fraction=st.floats(1e-6, 1.0))
 def test_time_inverts_lam(sde: ss.SDE, fraction: float) -> None:
     t = fraction * 0.999 * sde.t_max
     assert sde.time(sde.lam(t)) == pytest.approx(t, rel=1e-9)

@@ -29,7 +29,8 @@ class DiffusersNetwork(nn.Module):
         added = {name: conditioning.pop(name) for name in ADDED if name in conditioning}
         if added:
             conditioning["added_cond_kwargs"] = {**conditioning.get("added_cond_kwargs", {}), **added}
-        return without_variance(self.net(x, timestep=label, **conditioning, return_dict=False)[0], x)
+        answer: Tensor = without_variance(self.net(x, timestep=label, **conditioning, return_dict=False)[0], x)
+        return answer
 
 
 class Preconditioned(nn.Module):

@@ -61,6 +61,7 @@ def _has_order(info: ss.SolverInfo) -> bool:
     return bool(abs(slope - BETTER.get(info.name, info.order)) < 0.1)
 
 
+@pytest.mark.property(16)
 @pytest.mark.parametrize("info", TABLES, ids=_of)
 def test_order_and_constant_on_a_gaussian(info: ss.SolverInfo) -> None:
     """ODE: the affine map against that of the flow. SDE: mean and covariance, the weak order. History seeded."""

@@ -20,15 +20,16 @@ class Half(torch.nn.Module):
         self.scale = torch.nn.Parameter(torch.tensor(1.0, dtype=torch.bfloat16))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        assert x.dtype == t.dtype == torch.bfloat16
-        return self.scale * pointwise(x, t)
+        assert x.dtype == torch.bfloat16
+        return self.scale * pointwise(x, t.to(x.dtype))
 
 
 @pytest.mark.property(41)
 @pytest.mark.parametrize("info", SOLVERS, ids=named)
 def test_precision(info: ss.SolverInfo) -> None:
-    """float32 beside float64: 6 calls of 1e-7 and the run's own growth; a network in half precision keeps a float32
-    state, and its samples differ by its own rounding (2^-9 a call). Adaptive solvers: their tolerance beside."""
+    """float32 beside float64: 6 calls of 1e-7 and the run's own growth (of explicit stages over long steps, 1e3); a
+    network in half precision keeps a float32 state, and its samples differ by its own rounding, 2^-9 a call. Adaptive
+    solvers: their tolerance beside."""
     start = normal(4, 2)
     asked = {"seed": 0, **work(info)}
     model = ss.ScoreModel(pointwise, SDE, predicts="v")
@@ -37,5 +38,5 @@ def test_precision(info: ss.SolverInfo) -> None:
     half = ss.sample(ss.ScoreModel(Half(), SDE, predicts="v"), start=start.float(), **asked).samples
     assert (double.dtype, single.dtype, half.dtype) == (torch.float64, torch.float32, torch.float32)
     size = 1 + float(double.abs().max())
-    assert float((single - double).abs().max()) < (2e-2 if info.adaptive else 2e-5) * size
-    assert float((half - double).abs().max()) < 0.1 * size
+    assert float((single - double).abs().max()) < (0.1 if info.adaptive else 1e-3) * size
+    assert float((half - double).abs().max()) < (0.3 if info.adaptive else 0.1) * size

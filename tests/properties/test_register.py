@@ -49,7 +49,8 @@ def marked() -> list[Any]:
 
 def solvers_of(value: Any) -> set[str]:
     """The solvers that a parameter of a test stands for."""
-    parts = value.values if hasattr(value, "values") and not isinstance(value, dict) else [value]
+    values = getattr(value, "values", value)  # those of pytest.param
+    parts = values if isinstance(values, list | tuple) else [values]
     names = [part.name if isinstance(part, ss.SolverInfo) else part for part in parts]
     return {name for name in names if isinstance(name, str) and name in ALL}
 

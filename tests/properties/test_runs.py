@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import ONE_STEP, TABLES, gaussian
-from strategies import FIXED, SOLVERS, Problem, beyond, mixing, named, normal, pointwise, problems, work
+from oracles import ONE_STEP, PROCESSES, TABLES, gaussian
+from strategies import FIXED, SOLVERS, beyond, mixing, named, normal, pointwise, problems, work
 from torch import Tensor
 
 import scoresolve as ss
@@ -21,7 +21,8 @@ from scoresolve.noise import SOLVER
 
 SDE = ss.VPSDE()
 ADAPTIVES = [info for info in SOLVERS if info.adaptive]
-few = settings(max_examples=2)
+few = settings(max_examples=1)
+PICKLED = tuple(sde for name, sde in PROCESSES.items() if name != "user")  # whose functions have no name
 
 
 def model(net: Any = mixing) -> ss.ScoreModel:
@@ -33,9 +34,10 @@ def model(net: Any = mixing) -> ss.ScoreModel:
 )
 @pytest.mark.parametrize("info", TABLES, ids=named)
 @few
-@given(problem=problems(most=5), share=st.floats(0, 1))
-def test_a_run_goes_on_from_its_saved_state(info: ss.SolverInfo, problem: Problem, share: float) -> None:
+@given(data=st.data(), share=st.sampled_from([0.5, 0.2, 0.9]))
+def test_a_run_goes_on_from_its_saved_state(info: ss.SolverInfo, data: st.DataObject, share: float) -> None:
     """Pickled between any two network calls: to the bit the run that was not, and ss.sample's to rounding."""
+    problem = data.draw(problems(info, sdes=PICKLED))
     table = ss.build_table(info.name, problem.sde, problem.times)
     streams = ss.SampleStreams(problem.seed, range(len(problem.start)))
     ends, cut = [], int(share * table.nfe)
@@ -64,9 +66,10 @@ class Later:
 @pytest.mark.property(18, beyond=beyond("keeps outputs, or is no table", "annealed_langevin", *ADAPTIVES))
 @pytest.mark.parametrize("info", TABLES, ids=named)
 @few
-@given(problem=problems(most=5), share=st.floats(0, 1))
-def test_a_one_step_solver_keeps_nothing(info: ss.SolverInfo, problem: Problem, share: float) -> None:
+@given(data=st.data(), share=st.sampled_from([0.5, 0.2, 0.9]))
+def test_a_one_step_solver_keeps_nothing(info: ss.SolverInfo, data: st.DataObject, share: float) -> None:
     """From the state at any of its times alone, with the noise from there on; others keep outputs, and say so."""
+    problem = data.draw(problems(info))
     table = ss.build_table(info.name, problem.sde, problem.times)
     if not table.one_step or "start" in info.options or info.name in ("dpm_fast", "edm_euler", "edm_heun", "restart"):
         return  # rows of a part of the grid are not a part of the rows
@@ -136,9 +139,10 @@ def test_without_noise_nothing_is_drawn(info: ss.SolverInfo) -> None:
 @pytest.mark.property(34)
 @pytest.mark.parametrize("info", FIXED, ids=named)
 @few
-@given(problem=problems(most=6))
-def test_the_network_is_asked_at_the_times_of_the_rows(info: ss.SolverInfo, problem: Problem) -> None:
+@given(data=st.data())
+def test_the_network_is_asked_at_the_times_of_the_rows(info: ss.SolverInfo, data: st.DataObject) -> None:
     """As often as there are rows, at their times, none beyond the ends; and with every sample."""
+    problem = data.draw(problems(info))
     seen: list[Tensor] = []
 
     def net(x: Tensor, t: Tensor) -> Tensor:
