@@ -1,6 +1,7 @@
 # Every target sets itself up: it needs make and Python >= 3.11, nothing else.
 #   make test                     make test ARGS="-k heun"
 #   make bench                    make bench ARGS="--quick"
+#   make mutate                   make mutate ARGS="--sample 30 quadrature"    make mutate ARGS=--hand
 #   make PYTHON=python3.12 ...    another interpreter (then `make distclean` first)
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test bench peers lint format docs dev clean distclean
+.PHONY: help test bench peers mutate lint format docs dev clean distclean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ bench: $(VENV)/.with-bench  ## measure every solver: error against the number of
 
 peers: $(VENV)/.with-bench,peers  ## the same beside diffusers, azula and torchdiffeq, with a verdict
 	$(PY) benchmarks/run.py --peers --grids balanced log_snr karras uniform optimised $(ARGS)
+
+mutate: $(VENV)/.with-mutate  ## put small faults into the core and count those that the tests find: an hour
+	$(ONE_THREAD) $(PY) tests/mutation/mutate.py $(ARGS)
 
 lint: $(VENV)/.with-lint  ## ruff (rules and format) and mypy
 	$(PY) -m ruff check .

@@ -6,8 +6,8 @@ Each case is a word of the message, "" where the request is a valid if unusual o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 

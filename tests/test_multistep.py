@@ -36,6 +36,7 @@ FORMS = {
     "data at eta 0.4": data_form(VP, 0.4),
     "data of a profile, in rho": data_form(VP, clock="rho", profile=er_profile),
     "noise": noise_form(VP),
+    "noise at eta 0.4": noise_form(VP, 0.4),
     "noise at eta 1": noise_form(VP, 1.0),
     "noise in rho": noise_form(VP, clock="rho"),
     "noise in t": noise_form(VP, clock="t"),

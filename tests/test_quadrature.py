@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import mpmath
 import numpy as np
 import pytest
@@ -57,3 +59,19 @@ def test_the_basis_is_cardinal() -> None:
 def test_bad_nodes_are_refused(nodes: list[float]) -> None:
     with pytest.raises(ValueError, match="expected"):
         lagrange_weights(np.array(nodes), 0.0, 1.0, np.ones_like)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "panels"), [(0.0, 0.0, 1), (0.0, 4.0, 1), (0.0, 9.0, 3), (9.0, 0.0, 3), (-6.0, 6.0, 3)]
+)
+def test_panels_are_as_few_as_their_longest_length_allows(a: float, b: float, panels: int) -> None:
+    """32 points on each: a narrow kernel in the middle of a long interval is not missed."""
+    asked = []
+
+    def kernel(v: np.ndarray) -> np.ndarray:
+        asked.append(v)
+        return np.exp(-(v**2))
+
+    whole = lagrange_weights(np.array([0.0]), a, b, kernel)[0]
+    assert [v.shape for v in asked] == [(panels, 32)]
+    assert whole == pytest.approx(0.5 * math.sqrt(math.pi) * (math.erf(b) - math.erf(a)), rel=1e-12)

@@ -185,11 +185,45 @@ def test_marginal_perturb_and_prior() -> None:
     expected = torch.randn(x0.shape, generator=torch.Generator().manual_seed(5))
     assert torch.allclose(drawn, sde.alpha(0.5) * x0 + sde.sigma(0.5) * expected)
     prior = ss.VESDE().prior_sample((20000,), generator=generator, dtype=torch.float64)
+    assert prior.dtype == torch.float64
     # standard error of a standard deviation is 1/sqrt(2n) = 0.5 %; 5 of them: p < 1e-6
     assert prior.std().item() == pytest.approx(50.0, rel=0.025)
     normal = torch.distributions.Normal(0.0, 50.0)
     assert torch.allclose(ss.VESDE().prior_log_prob(x0), normal.log_prob(x0).sum(dim=(1, 2, 3)), rtol=1e-5)
     assert ss.VPSDE().prior_std() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("sde", "text", "interval"),
+    [
+        (ss.VESDE(), "VESDE(sigma_min=0.01, sigma_max=50.0)", (1.0, 1e-5, 1e-5)),
+        (ss.VPSDE(), "VPSDE(beta_min=0.1, beta_max=20.0)", (1.0, 1e-3, 1e-3)),
+        (ss.SubVPSDE(1, 5), "SubVPSDE(beta_min=1.0, beta_max=5.0)", (1.0, 1e-3, 1e-3)),
+        (ss.CosineVPSDE(), "CosineVPSDE(s=0.008)", (0.9946, 1e-3, 1e-3)),
+        (ss.EDM(), "EDM(sigma_min=0.002, sigma_max=80.0)", (80.0, 0.0, 0.002)),
+        (ss.RectifiedFlow(), "RectifiedFlow()", (1.0, 0.0, 1e-3)),
+        (ss.DiscreteVPSDE.linear(), "DiscreteVPSDE(<1000 betas, 0.0001 to 0.02, mean 0.01005>)", (1.0, 0.0, 1e-3)),
+        (ss.DiscreteVPSDE([0.1, 0.3]), "DiscreteVPSDE(<2 betas, 0.1 to 0.3, mean 0.2>)", (1.0, 0.0, 0.5)),
+        (ss.GaussianPath(torch.cos, torch.sin, t_min=0.02), "GaussianPath(alpha=", (1.0, 0.02, 0.02)),
+        (ss.GaussianPath(torch.cos, torch.sin, t_min=0.0, t_max=0.5), "GaussianPath(alpha=", (0.5, 0.0, 5e-4)),
+        (ss.GaussianPath(torch.cos, torch.sin, t_eps=0.03), "GaussianPath(alpha=", (1.0, 1e-3, 0.03)),
+    ],
+)
+def test_a_process_says_its_parameters_and_has_the_interval_of_its_paper(
+    sde: ss.SDE, text: str, interval: tuple[float, float, float]
+) -> None:
+    assert repr(sde).startswith(text)
+    assert (sde.t_max, sde.t_min, sde.t_eps) == interval
+
+
+def test_tables_may_be_tensors_that_want_gradients_and_say_the_range_of_what_is_refused() -> None:
+    betas = torch.linspace(0.1, 0.4, 4, dtype=torch.float64, requires_grad=True)
+    sde = ss.DiscreteVPSDE(betas)
+    assert sde.betas.tolist() == betas.tolist()
+    assert sde.alpha(1.0) ** 2 == pytest.approx(0.9 * 0.8 * 0.7 * 0.6, rel=1e-14)
+    for bad in ([0.1, 1.0], [0.0, 0.1], [], [[0.1]]):
+        with pytest.raises(ValueError, match="betas"):
+            ss.DiscreteVPSDE(bad)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 2.0])

@@ -23,7 +23,7 @@ from strategies import SOLVERS, beyond, named, normal
 from torch import Tensor
 
 import scoresolve as ss
-from benchmarks.orders import seeded
+from benchmarks.order_errors import seeded
 
 LAW = gaussian()
 STEPS = 32

@@ -15,7 +15,7 @@ from strategies import FIXED, SOLVERS, Problem, beyond, mixing, named, normal, p
 from torch import Tensor
 
 import scoresolve as ss
-from benchmarks.orders import seeded
+from benchmarks.order_errors import seeded
 from scoresolve.integrations.stepping import Mailbox, Stepper
 from scoresolve.noise import SOLVER
 

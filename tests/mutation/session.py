@@ -1,0 +1,215 @@
+"""Mutants under the tests: a session of pytest that forks a child for each, its tests chosen by what they execute."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING
+
+from children import ROOT, Imported, fork, pool, swap
+
+if TYPE_CHECKING:
+    import pytest
+    from finder import Mutant
+
+OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+LONGEST, TOGETHER, PATIENCE = 0.5, 5.0, 30.0
+"""Seconds of the tests that run first, each and together; and of all the others, on the mutants that survive these."""
+
+
+class TooLongError(BaseException):
+    """A test takes longer than ``LONGEST``: a BaseException, that nothing may catch but pytest."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tests of a mutant: those that run first, their seconds, the others; whether its line runs at import too."""
+
+    quick: list[str]
+    seconds: float
+    slow: list[str]
+    early: bool
+
+
+def too_long(*_: object) -> None:
+    """What the timer does."""
+    raise TooLongError
+
+
+def passes(items: Sequence[pytest.Item], longest: float = 0.0) -> bool:
+    """Whether all tests pass, run until the first that does not, or takes longer than so many seconds if any."""
+    from _pytest.runner import SetupState, runtestprotocol
+
+    for item, following in pairwise([*items, None]):
+        signal.setitimer(signal.ITIMER_PROF, longest)
+        try:
+            failed = any(report.failed for report in runtestprotocol(item, nextitem=following, log=False))
+        except (Exception, TooLongError):  # the timer may go off inside pytest, too: begin anew
+            item.session._setupstate, failed = SetupState(), True
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0.0)
+        if failed:
+            return False
+    return True
+
+
+class Session:
+    """A pytest plugin that collects as ever, and then runs mutants in place of tests.
+
+    Attributes: results, the outcome of each mutant by its number; again, those that want an import, with their tests.
+    """
+
+    def __init__(self, mutants: Sequence[Mutant], jobs: int, report: Callable[[str], None]) -> None:
+        import coverage
+
+        self.mutants, self.jobs, self.report = mutants, jobs, report
+        self.results: dict[int, str] = {}
+        self.again: dict[int, list[str]] = {}
+        self.coverage = coverage.Coverage(data_file=None, config_file=False, include=[f"{ROOT}/scoresolve/*"])
+        self.coverage.start()
+
+    def pytest_internalerror(self, excrepr: object) -> None:
+        """Say what is wrong here: pytest's own report goes nowhere."""
+        self.report(str(excrepr))
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Everything, once the tests are collected."""
+        import gc
+
+        self.items = {item.nodeid: item for item in session.items}
+        self.measure()
+        self.coverage.stop()
+        functions: dict[CodeType, list[FunctionType]] = {}
+        for function in gc.get_objects():
+            if type(function) is FunctionType and str(function.__module__).startswith("scoresolve"):
+                functions.setdefault(function.__code__, []).append(function)
+        plans = [self.plan(mutant) for mutant in self.mutants]
+        sources = {path: (ROOT / path).read_text() for path in {mutant.path for mutant in self.mutants}}
+
+        def task(number: int, names: Sequence[str]) -> Callable[[], bool]:
+            mutant, tests = self.mutants[number], [self.items[name] for name in names]
+
+            def work() -> bool:
+                swap(functions, sources[mutant.path], mutant.source)
+                return not passes(tests)
+
+            return work
+
+        began, quick = time.monotonic(), [n for n in range(len(plans)) if self.swaps(n, sources)]
+        quick.sort(key=lambda n: plans[n].seconds)
+        for n, result in pool(((n, task(n, plans[n].quick), 3 + 3 * plans[n].seconds) for n in quick), self.jobs):
+            self.results[n] = result
+            if len(self.results) % 100 == 0:
+                self.report(f"{len(self.results)} of {len(plans)} mutants, {time.monotonic() - began:.0f} s")
+        left = [n for n in quick if self.results[n] == "survived" and plans[n].slow]
+        for n, result in pool(((n, task(n, plans[n].slow), PATIENCE) for n in left), self.jobs):
+            if result == "killed":  # a slow test whose time is up has found nothing
+                self.results[n] = result
+        for n, plan in enumerate(plans):
+            if n not in self.results or (plan.early and self.results[n] == "survived"):
+                self.again[n] = plan.quick
+        return True
+
+    def swaps(self, number: int, sources: dict[str, str]) -> bool:
+        """Whether a mutant can be put in place."""
+        mutant = self.mutants[number]
+        return swap({}, sources[mutant.path], mutant.source)
+
+    def measure(self) -> None:
+        """Run every test once, in a child: which lines it executes, how long it takes."""
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+
+            def work() -> bool:
+                seconds = {}
+                signal.signal(signal.SIGPROF, too_long)
+                for item in self.items.values():
+                    began = time.process_time()
+                    self.coverage.switch_context(item.nodeid)
+                    if passes([item], LONGEST):
+                        seconds[item.nodeid] = time.process_time() - began
+                self.coverage.stop()
+                data = self.coverage.get_data()
+                lines = {str(Path(f).relative_to(ROOT)): data.contexts_by_lineno(f) for f in data.measured_files()}
+                Path(file.name).write_text(json.dumps([seconds, lines]))
+                return False
+
+            os.waitpid(fork(work, 3600.0), 0)
+            self.seconds, lines = json.loads(Path(file.name).read_text())
+        self.lines = {path: {int(n): set(names) for n, names in found.items()} for path, found in lines.items()}
+        failed = sorted(set(self.items) - set(self.seconds))
+        self.report(f"{len(self.seconds)} tests pass in {sum(self.seconds.values()):.0f} s; too long: {len(failed)}")
+
+    def plan(self, mutant: Mutant) -> Plan:
+        """The tests of a mutant: those that execute its line, or if none does (a table) those that execute the file."""
+        lines = self.lines.get(mutant.path, {})
+        found = set().union(*(lines.get(n, set()) for n in range(mutant.first, mutant.last + 1)))
+        names = (found or set().union(*lines.values())) - {""} or set().union(*lines.values()) - {""}
+        names = sorted(names & set(self.items), key=lambda name: (self.seconds.get(name, PATIENCE), name))
+        total, quick = 0.0, []
+        for name in names:
+            if total + self.seconds.get(name, PATIENCE) > TOGETHER:
+                break
+            total += self.seconds[name]
+            quick.append(name)
+        return Plan(quick, total, names[len(quick) :], "" in found or not found)
+
+
+def preload() -> None:
+    """Import what the library imports, so that children have it."""
+    for name in ("torch", "numpy", "scipy.integrate", "scipy.interpolate", "scipy.optimize", "scipy.special"):
+        __import__(name)
+    for name in ("scipy.stats", "hypothesis", "pytest", "safetensors.torch", "rich.console", "torchdiffeq", "torchsde"):
+        __import__(name)
+
+
+def run(mutants: Sequence[Mutant], tests: Sequence[str], jobs: int, report: Callable[[str], None]) -> list[str]:
+    """The outcome of each mutant under some test modules."""
+    import pytest
+
+    preload()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
+        found = Path(folder) / "found.json"
+        child = os.fork()
+        if not child:
+            files = [str(ROOT / "tests" / f"test_{name}.py") for name in tests]
+            files += sorted({str(ROOT / mutant.path) for mutant in mutants})
+            session = Session(mutants, jobs, report)
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+                code = pytest.main([*OPTIONS, *files], plugins=[session])
+            found.write_text(json.dumps([code, session.results, session.again]))
+            os._exit(0)
+        os.waitpid(child, 0)
+        code, results, again = json.loads(found.read_text())
+        if code not in (0, 5):
+            raise SystemExit(f"the tests cannot be collected: pytest's exit status is {code}")
+        report(f"{len(again)} mutants of what runs at import")
+
+        def task(number: int) -> Callable[[], bool]:
+            mutant, tests = mutants[number], again[str(number)]
+
+            def work() -> bool:
+                changed = [Imported(mutant.path, mutant.source)]
+                code = pytest.main([*OPTIONS, "-x", *tests], plugins=changed)
+                if code == 4:  # a test of a name that is gone: those of the names that are there
+                    names = dict.fromkeys(name.split("[")[0] for name in tests)
+                    code = pytest.main([*OPTIONS, "-x", *names], plugins=changed)
+                return code != 0
+
+            return work
+
+        outcomes = {int(number): result for number, result in results.items()}
+        for done, (number, result) in enumerate(pool(((int(n), task(int(n)), 60.0) for n in again), jobs), 1):
+            outcomes[number] = result
+            if done % 50 == 0:
+                report(f"{done} of {len(again)} mutants at import")
+    return [outcomes[number] for number in range(len(mutants))]
