@@ -143,7 +143,7 @@ def row_of(library: str, sampler: str, options: dict[str, Any], claim: float | N
 def main(names: list[str]) -> None:
     """Run all, or those whose names are given, whose rows are then replaced."""
     torch.set_num_threads(1)
-    diffusers.logging.set_verbosity_error()
+    diffusers.utils.logging.set_verbosity_error()
     asked = [job for job in jobs() if not names or job[1] in names]
     known: dict[tuple[str, str], Row] = {}
     if names and OUT.exists():

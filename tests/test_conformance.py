@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 import scoresolve as ss
-from scoresolve.conformance import conform
+from scoresolve.conformance import conform, subject_of
 from scoresolve.conformance.affine import affine_maps, errors, exact_gain
+from scoresolve.conformance.behaviour import Behaviour
 from scoresolve.conformance.functions import Function
 from scoresolve.conformance.schedulers import Scheduler
 from scoresolve.conformance.subject import Oracle
@@ -250,7 +251,7 @@ CONTROLS: list[tuple[Any, dict[str, Any], str, str, str]] = [
 def test_a_sabotaged_sampler_is_found_by_the_right_check(
     sampler: Any, claims: dict[str, Any], name: str, status: str, words: str
 ) -> None:
-    found = conform(sampler, finest=128, **claims)
+    found = conform(sampler, finest=128 if "order" in name else 16, **claims)  # 64 steps at least
     check = found[name]
     assert check.status == status, found
     assert words in f"{check.found} {check.advice}", found
@@ -275,9 +276,9 @@ def test_a_registered_solver_is_what_it_declares(name: str, order: int, eta: flo
 
 def test_a_solver_may_be_given_as_its_function_or_with_options() -> None:
     info = ss.get_solver("ddim")
-    assert conform(info.build, finest=64).sampler == conform(info, finest=64).sampler == "ddim"
-    assert conform("ddim", finest=128, eta=0.5).figures["eta"] == pytest.approx(0.5)
-    assert conform("dpmpp_3m", order=3, finest=128)["order"].status == "fail"
+    assert [subject_of(one, None, None, {}).name for one in (info, info.build, "ddim")] == ["ddim"] * 3
+    assert conform("ddim", finest=64, eta=0.5).figures["eta"] == pytest.approx(0.5)
+    assert conform("dpmpp_3m", order=3, finest=64)["order"].status == "fail"
 
 
 THEIRS = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -321,8 +322,8 @@ def test_a_scheduler_is_checked_like_any_other() -> None:
     found = conform(scheduler, finest=100)
     assert found.ok, found
     assert {check.name for check in found.checks if check.status == "warn"} == {"generators", "float64 state"}
-    karras = conform(diffusers.DPMSolverMultistepScheduler(num_train_timesteps=100, use_karras_sigmas=True), finest=50)
-    assert "off the level" in karras["levels"].found
+    rounded = Scheduler(diffusers.DPMSolverMultistepScheduler(num_train_timesteps=100, use_karras_sigmas=True), None)
+    assert "off the level" in Behaviour(rounded, Oracle()).levels().found
     with pytest.raises(ValueError, match="LCMScheduler cannot be run here: its networks are consistency models"):
         conform(diffusers.LCMScheduler)
 

@@ -162,7 +162,7 @@ def _checks(subject: Subject, oracle: Oracle, finest: int, figures: dict[str, fl
 
 def _figures(subject: Subject, found: accuracy.Study) -> dict[str, float]:
     """What was measured."""
-    parts = {"order": "worst", "deviation": "gain", "noise": "noise"}
+    parts = {"order": found.part, "deviation": "gain", "noise": "noise"}
     values = {name: found.slope(part, subject.floor) for name, part in parts.items()}
-    values |= {"eta": found.eta, "error": found.errors[-1].worst}
+    values |= {"eta": found.eta, "error": getattr(found.errors[-1], found.part)}
     return {name: value for name, value in values.items() if value is not None}

@@ -63,7 +63,8 @@ class Scheduler:
     floor, slack, fixed = 1e-6, 0.35, True
 
     def __init__(self, target: Any, claim: float | None) -> None:
-        self.scheduler: Any = target() if inspect.isclass(target) else target
+        made: Any = target() if inspect.isclass(target) else target
+        self.scheduler: Any = made
         config = config_of(self.scheduler)
         self.name, self.claim, self.config = type(self.scheduler).__name__, claim, config
         if self.name in REFUSED:
@@ -73,7 +74,8 @@ class Scheduler:
         flow = self.schedule.kind == "flow"
         self.unscaled = self.schedule.kind == "edm" or (self.name.startswith(UNSCALED) and not flow)
         self.whole = int(config.get("num_train_timesteps") or 1000)
-        self._known = inspect.signature(self.scheduler.step).parameters
+        step: Any = self.scheduler.step
+        self._known = inspect.signature(step).parameters
         self._off = 0.0
         self._shift = {"mu": 0.0} if config.get("use_dynamic_shifting") else {}
 
