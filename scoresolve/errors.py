@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class ScoreSolveError(Exception):
@@ -44,6 +45,17 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
     if number < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return number
+
+
+def real_number(name: str, value: Any) -> float:
+    """The value as a float; ValueError unless it is a number that a float holds. NaN and infinity are floats."""
+    try:
+        if isinstance(value, str | bytes | bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        got = "one too large" if isinstance(error, OverflowError) else repr(value)
+        raise ValueError(f"{name} must be a number, got {got}") from error
 
 
 def unknown(

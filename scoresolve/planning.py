@@ -18,6 +18,9 @@ from .registry import Runner, SolverInfo, build
 from .sde import SDE
 from .table import Table
 
+MOST_STEPS = 10**6
+"""Of a grid by name: a wish for more is a slip, and would fill the memory before it is seen."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -51,6 +54,9 @@ class Request:
 
     def times_of(self, steps: int | None) -> np.ndarray:
         """The grid, decreasing from t_max to t_min (increasing when a latent is encoded)."""
+        require(
+            steps is None or steps <= MOST_STEPS, f"at most {MOST_STEPS} steps, got {steps}: for more give an array"
+        )
         low = self.t_min if self.named else self.floor  # an array says itself where it ends
         times = make_grid(self.grid, self.model.sde, steps, self.t_max, low)
         if self.model.time == "index":

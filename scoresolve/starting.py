@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from .errors import require, whole_number
+from .errors import real_number, require, whole_number
 from .model import ScoreModel
 from .noise import START, NoiseSource, SampleStreams, fresh_seed
 from .watch import require_finite
@@ -63,7 +64,9 @@ def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
     except TypeError:
         raise TypeError(f"shape must be a tuple such as (16, 3, 32, 32), got {shape!r}") from None
     require(len(sizes) >= 1, "shape=(batch, ...), got ()")
-    return tuple(whole_number("each size of shape", size) for size in sizes)
+    found = tuple(whole_number("each size of shape", size) for size in sizes)
+    require(math.prod(found) < 2**48, f"a shape that memory may hold, got {found}")
+    return found
 
 
 def check_model(model: ScoreModel) -> None:
@@ -103,7 +106,8 @@ def _check_dtype(dtype: torch.dtype, name: str = "dtype") -> torch.dtype:
 
 def check_ends(model: ScoreModel, t_min: float | None, t_max: float | None) -> tuple[float, float]:
     """(t_min, t_max), the model's own where none is given. Raises: ValueError unless they are in order and known."""
-    low, high = model.t_min if t_min is None else t_min, model.t_max if t_max is None else t_max
+    low = model.t_min if t_min is None else real_number("t_min", t_min)
+    high = model.t_max if t_max is None else real_number("t_max", t_max)
     known = 0.0 <= low < high <= model.t_max * (1 + 1e-12)
     require(known, f"0 <= t_min < t_max <= {model.t_max:g}, got t_min={low:g}, t_max={high:g}")
     return low, high
