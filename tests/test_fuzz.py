@@ -226,7 +226,7 @@ def test_words_of_the_command_line(text: str) -> None:
 COMMANDS = ["sample", "list", "encode", "likelihood", "doctor", "bench", "advise"]
 
 
-@settings(quick, max_examples=20)
+@settings(quick, max_examples=12)
 @given(command=st.sampled_from(COMMANDS), line=st.lists(words | flags, max_size=5))
 def test_command_lines(command: str, line: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.MonkeyPatch.context() as patch:
