@@ -6,6 +6,7 @@ import difflib
 import math
 import operator
 from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class ScoreSolveError(Exception):
@@ -47,12 +48,17 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
     return number
 
 
-def real_number(name: str, value: object) -> float:
-    """The value as a float, of a tensor of one element too; TypeError unless it is a number."""
+def real_number(name: str, value: Any) -> float:
+    """The value as a float, of a tensor of one element too.
+
+    Raises: TypeError unless it is a number; ValueError for NaN, and for one that no float holds.
+    """
     try:
         if isinstance(value, str | bytes | bool):
             raise TypeError
-        number = float(value)  # type: ignore[arg-type]
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float holds, got one too large") from None
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be a number, got {value!r}") from None
     require(not math.isnan(number), f"{name} to be a number, got {number}")

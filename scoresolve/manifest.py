@@ -19,9 +19,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
+from torch import Tensor
+
 from .durable import check_target, make_folder, publish, sweep, sync_folder
 from .errors import require, whole_number
-from .reading import fits, parse_json
+from .reading import fits, parse_arrays, parse_json
 from .shard_formats import Format
 
 _FORMAT = "scoresolve samples 1"
@@ -172,6 +174,19 @@ class Manifest:
             names = [name for row, name in enumerate(names) if str(start + row) not in content["failed"]]
         require(sorted(content["files"]) == names, "the files of the shard")
         return content
+
+    def arrays(self, shard: int) -> dict[str, Tensor]:
+        """The arrays of a shard. Raises: ValueError unless they are what the settings say."""
+        path = self.path(*self.names(shard))
+        found = parse_arrays(path.read_bytes(), self.settings["format"])
+        count, shape = len(self.rows(shard)), self.settings.get("shape")
+        known = {"samples", "indices"} <= {*found} <= {"samples", "indices", "log_prob"}
+        require(
+            known and [*found["samples"].shape] == [count, *shape] and all(len(one) == count for one in found.values()),
+            f"the samples {(count, *shape)} and indices of shard {shard} in {path}, got "
+            f"{ {name[:40]: tuple(one.shape) for name, one in found.items()} }",
+        )
+        return found
 
     def failed(self, shard: int) -> dict[int, str]:
         """The samples of a finished shard that did not arrive, by their indices: how each ended."""

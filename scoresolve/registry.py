@@ -175,10 +175,10 @@ def build(solver: str | SolverInfo, sde: SDE, times: np.ndarray, **options: Any)
     try:
         known = _TABLES.get(key)
     except TypeError:  # an option that cannot be hashed
-        return _verified(info.build(sde, times, **options), sde)
+        return _built(info, sde, times, options)
     if known is not None:
         return known
-    runner = _verified(info.build(sde, times, **options), sde)
+    runner = _built(info, sde, times, options)
     if isinstance(runner, Table):
         if len(_TABLES) >= 64:
             _TABLES.clear()
@@ -186,7 +186,12 @@ def build(solver: str | SolverInfo, sde: SDE, times: np.ndarray, **options: Any)
     return runner
 
 
-def _verified(runner: Runner, sde: SDE) -> Runner:
+def _built(info: SolverInfo, sde: SDE, times: np.ndarray, options: Mapping[str, Any]) -> Runner:
+    try:
+        runner = info.build(sde, times, **options)
+    except OverflowError as error:
+        said = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        raise ValueError(f"the weights of {info.name!r} overflow with {said or 'these steps'}: {error}") from error
     return runner.verify(sde) if isinstance(runner, Table) else runner
 
 
@@ -210,8 +215,11 @@ def build_table(name: str, sde: SDE, times: np.ndarray, **options: Any) -> Table
 
 
 def check_options(info: SolverInfo, options: Mapping[str, Any]) -> None:
-    """Raise TypeError for an option that the solver does not have, or that is no number where its default is one."""
+    """Raise TypeError for an option that the solver does not have, or that is no number where its default is one;
+    ValueError for a number that no float holds."""
     for option, value in options.items():
+        if isinstance(value, int):
+            real_number(option, int(value))
         if not info.options:
             raise TypeError(
                 f"{info.name!r} has no options, got {option!r} (those of another library's method go to ss.backend)"

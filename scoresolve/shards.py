@@ -28,7 +28,6 @@ from .identity import describe, describe_model, table_hash
 from .manifest import MISSING, Manifest
 from .model import ScoreModel
 from .placement import place
-from .reading import parse_arrays
 from .sampling import sample
 from .shard_formats import Format, check_format, contents, to_pixels
 from .solution import Solution
@@ -291,19 +290,5 @@ def load(directory: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"{len(flaws)} of {manifest.shards} shards of {directory} are missing or damaged (shard {shard}: {flaw}): "
             "run sample_to again, with verify=True if there are damaged ones"
         )
-    parts = [_read(manifest, shard) for shard in range(manifest.shards)]
+    parts = [manifest.arrays(shard) for shard in range(manifest.shards)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _read(manifest: Manifest, shard: int) -> dict[str, Tensor]:
-    """The arrays of a shard. Raises: ValueError unless they are what the manifest says."""
-    path = manifest.path(*manifest.names(shard))
-    found = parse_arrays(path.read_bytes(), manifest.settings["format"])
-    count, shape = len(manifest.rows(shard)), manifest.settings.get("shape")
-    known = {"samples", "indices"} <= {*found} <= {"samples", "indices", "log_prob"}
-    require(
-        known and [*found["samples"].shape] == [count, *shape] and all(len(one) == count for one in found.values()),
-        f"the samples {(count, *shape)} and indices of shard {shard} in {path}, got "
-        f"{ {name[:40]: tuple(one.shape) for name, one in found.items()} }",
-    )
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -66,7 +67,9 @@ def check_shape(shape: Sequence[int]) -> tuple[int, ...]:
     except TypeError:
         raise TypeError(f"shape must be a tuple such as (16, 3, 32, 32), got {shape!r}") from None
     require(len(sizes) >= 1, "shape=(batch, ...), got ()")
-    return tuple(whole_number("each size of shape", size) for size in sizes)
+    found = tuple(whole_number("each size of shape", size) for size in sizes)
+    require(math.prod(found) < 2**48, f"a shape that memory may hold, got {found}")
+    return found
 
 
 def check_indices(indices: Sequence[int] | None, batch: int) -> Sequence[int]:

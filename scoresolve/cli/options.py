@@ -44,7 +44,7 @@ def read_sde(text: str) -> SDE:
         assert isinstance(call, ast.Call)
         given = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
         return PROCESSES[match[1]](*map(ast.literal_eval, call.args), **given)
-    except (SyntaxError, ValueError, TypeError, AssertionError) as error:
+    except (SyntaxError, ValueError, TypeError, AssertionError, OverflowError, RecursionError, MemoryError) as error:
         raise typer.BadParameter(f"{text!r}: {error}; write it as in VPSDE(beta_min=0.1, beta_max=20)") from error
 
 

@@ -101,6 +101,15 @@ def schedule_of(config: Config) -> Schedule:
     >>> schedule_of({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}).sde
     RectifiedFlow()
     """
+    try:
+        return _schedule(config)
+    except KeyError as error:
+        raise ValueError(f"expected a complete configuration, got one without {error}") from error
+    except OverflowError as error:
+        raise ValueError(f"expected numbers that a float holds in the configuration: {error}") from error
+
+
+def _schedule(config: Config) -> Schedule:
     name = class_of(config)
     if name in REFUSED:
         raise ValueError(f"{name} cannot be taken over: {REFUSED[name]}")
@@ -108,6 +117,7 @@ def schedule_of(config: Config) -> Schedule:
     if said not in PREDICTIONS:
         raise ValueError(unknown("prediction_type", said, PREDICTIONS))
     predicts, steps = PREDICTIONS[said], int(config.get("num_train_timesteps") or 1000)
+    require(1 <= steps <= 10**6, f"num_train_timesteps from 1 to a million, got {steps}")
     match kind_of(config):
         case "flow":
             require(not config.get("invert_sigmas"), "a flow with noise at sigma = 1; invert_sigmas has it at 0")
