@@ -6,8 +6,8 @@ Each case is a word of the message, "" where the request is a valid if unusual o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,8 @@ OTHERS: list[tuple[str, Callable[[], object]]] = [
     *(("tolerance", lambda v=v: ss.Picard(tolerance=v)) for v in (-1.0, NAN, INF, "1")),
     *(("x0", _encode(x)) for x in (X.long(), X / 0, X[:0], X.to("meta"), None)),
     ("t_min", _encode(t_min=0.0)), ("indices", _encode(indices=[0], log_prob="hutchinson")), ("seed", _encode(seed=-1)),
-    ("x0", _log_p(X.half())), ("probes", _log_p(divergence="hutchinson", probes=0)), ("divergence", _log_p(divergence=5)),
+    ("x0", _log_p(X.half())), ("probes", _log_p(divergence="hutchinson", probes=0)),
+    ("divergence", _log_p(divergence=5)),
     ("indices", _log_p(indices=[0])), ("levels", _log_p(levels=1, data_range=(0, 1))), ("levels", _log_p(levels=256)),
     ("data_range", _log_p(levels=256, data_range=(1, 0))), ("data_range", _log_p(levels=256, data_range=5)),
     ("prior", _log_p(prior=5)), ("prior", _log_p(prior=lambda x: x)),
