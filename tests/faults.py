@@ -195,11 +195,12 @@ def unchanged(*tensors: Tensor) -> Iterator[None]:
 
 
 def _state(tensors: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    threads = [one.name for one in threading.enumerate() if type(one).__name__ != "TMonitor"]  # tqdm's own, once
+    filters = [one for one in warnings.filters if "sympy" not in one[2].__module__]  # torch imports it when it likes
     return (
         [(x._version, x.requires_grad, x.grad) for x in tensors], torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(), torch.get_default_dtype(), torch.get_default_device(),
-        torch.get_num_threads(), threading.active_count(), list(warnings.filters),
-        torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled(),
+        torch.get_num_threads(), threads, filters, torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled(),
     )  # fmt: skip
 
 

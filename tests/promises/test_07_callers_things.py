@@ -31,7 +31,7 @@ WAYS_IN: dict[str, Callable[[ss.ScoreModel], Any]] = {
     "score": lambda model: model.score(START, torch.full((4,), 0.5)),
     "interpolate": lambda model: ss.interpolate(START, START.flip(0), torch.tensor([0.2, 0.7])),
     "bound": lambda model: ss.variational_bound(model, START),
-    "doctor": lambda model: ss.doctor(model, START.shape[1:], data=START),
+    "doctor": lambda model: ss.doctor(model, START.shape, data=START),
     "loss": lambda model: ss.losses.denoising_score_matching(model, START, seed=0),
     "fit": lambda model: ss.exact.Gaussian.fit(START),
     "perturb": lambda model: SDE.perturb(START, 0.5, noise=START),

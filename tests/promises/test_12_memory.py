@@ -27,7 +27,7 @@ class Alive:
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         out = answer(x, t) * self.weight
         self.kept = [one for one in self.kept if one() is not None]
-        self.kept += [weakref.ref(one.untyped_storage()) for one in (x, t, out)]
+        self.kept += [weakref.ref(one.untyped_storage()) for one in (x, out)]
         self.most = max(self.most, len(self.kept))
         return out
 
@@ -42,7 +42,7 @@ def most(solver: str, calls: int, **more: Any) -> tuple[int, int]:
 
 @pytest.mark.parametrize("solver", FIXED)
 def test_a_run_of_400_calls_keeps_what_one_of_20_does(solver: str) -> None:
-    """But for the labels of all calls, which are made beforehand in one piece: at most one storage more."""
+    """Labels and numbers of draws, a few bytes a call, are left out."""
     (few, short), (many, long) = most(solver, 20), most(solver, 400)
     assert long > 10 * short or solver == "restart"
     assert many <= few + 1
@@ -51,8 +51,9 @@ def test_a_run_of_400_calls_keeps_what_one_of_20_does(solver: str) -> None:
 
 @pytest.mark.parametrize("solver", ADAPTIVE)
 def test_tighter_tolerances_keep_no_more(solver: str) -> None:
-    own = {"nfe": None, "t_min": 0.3, "t_max": 0.9}
-    (few, short), (many, long) = (most(solver, 0, **own, rtol=tol, atol=tol) for tol in (0.1, 1e-4))
+    own = {"nfe": None, "t_min": 0.5, "t_max": 0.9}
+    tight = 0.02 if solver.startswith("adaptive_sde") else 1e-4
+    (few, short), (many, long) = (most(solver, 0, **own, rtol=tol, atol=tol) for tol in (0.5, tight))
     assert long > 1.3 * short
     assert many <= few + 8
 
