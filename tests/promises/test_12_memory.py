@@ -25,9 +25,10 @@ class Alive:
         self.weight = torch.ones((), requires_grad=True)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        out = answer(x, t) * self.weight
+        plain = answer(x, t)  # kept by a graph, for the gradient of the weight
+        out = plain * self.weight
         self.kept = [one for one in self.kept if one() is not None]
-        self.kept += [weakref.ref(one.untyped_storage()) for one in (x, out)]
+        self.kept += [weakref.ref(one.untyped_storage()) for one in (x, plain, out)]
         self.most = max(self.most, len(self.kept))
         return out
 
@@ -63,7 +64,7 @@ def test_a_graph_or_a_trajectory_is_kept_where_it_is_asked_for_only(solver: str)
     """The count can see both: it grows with the steps then."""
     for more in ({"grad": True}, {"trajectory": True}):
         few, many = most(solver, 20, **more)[0], most(solver, 80, **more)[0]
-        assert many > 2 * few or "trajectory" in more
+        assert many > 2 * few
     kept = ss.sample(ss.ScoreModel(Alive(), SDE, predicts="noise"), (4, 2), solver=solver, nfe=8, seed=0)
     assert not kept.samples.requires_grad
     graph = ss.sample(ss.ScoreModel(Alive(), SDE, predicts="noise"), (4, 2), solver=solver, nfe=8, seed=0, grad=True)
