@@ -174,7 +174,7 @@ def backend(
 
     Raises: ValueError for an unknown library, method or clock; ImportError if the library is not installed. When it is
     run: ValueError for a clock that is infinite at an end, and for grad=True with scipy; StepUnderflowError where the
-    library gives up ("underflow in dt"); BudgetError beyond ``nfe=``.
+    library gives up ("underflow in dt"); BudgetError beyond ``nfe=``, or 10 000 calls of an adaptive method.
 
     Cost: network calls, counted; an implicit method of scipy takes one for each number of the batch in a Jacobian.
 

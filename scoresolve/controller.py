@@ -50,6 +50,7 @@ class Controller:
         [0.25, 10.0]
         """
         least = torch.finfo(error.dtype).tiny
+        order = order.to(error.dtype) if isinstance(order, Tensor) else order  # else quotients are of torch's default
         error = torch.where(torch.isfinite(error), error, torch.inf).clamp(min=least)
         factor = self.safety * power(error, -self.integral / order)
         accepted = error <= 1

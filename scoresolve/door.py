@@ -40,7 +40,7 @@ class Door:
         refinements: Sequence[Refinement],
     ) -> None:
         self.net, self.watch = net, watch
-        self.differentiates, self.clips = any(each.differentiates for each in refinements), bool(refinements)
+        self.differentiates = any(each.differentiates for each in refinements)
         self.dtype = dtype_of(net)
         self.scale = None if guidance is None else guidance[0]
         self.conditioning = conditioning if guidance is None else join_conditioning(conditioning, guidance[1], batch)
@@ -57,9 +57,9 @@ class Door:
         if self.scale is not None:
             conditional, unconditional = output.chunk(2)
             output = torch.lerp(unconditional, conditional, self.scale)
-        watch.check_finite(output - output if self.clips else output, t)  # what is infinite may be clipped later
+        watch.check_finite(output, t)
         answer: Tensor = output if output.dtype == x.dtype else output.to(x.dtype)
-        return answer
+        return answer.contiguous()  # sums of tensors of several layouts are rounded in several ways
 
     def _asked(self, inputs: Tensor, labels: Tensor, t: float | Tensor) -> Any:
         """What the network says, checked. An exception of its own goes on as it is, with a note of where it was."""

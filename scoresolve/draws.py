@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .ahead import Ahead
 from .noise import NoiseSource
 from .watch import require_finite
 
@@ -19,7 +20,7 @@ def drawn(noise: NoiseSource, stream: int, index: int | Tensor, like: Tensor) ->
     torch.Size([3, 5])
     """
     normal = noise.draw(stream, index, like)  # type: ignore[arg-type]
-    source = type(getattr(noise, "source", noise))  # of draws made ahead
+    source = type(noise.source if isinstance(noise, Ahead) else noise)
     if not isinstance(normal, Tensor):
         raise TypeError(f"{_said(source, stream, index)} {type(normal).__name__}; expected {_kind(like)}")
     if (normal.shape, normal.dtype, normal.device) != (like.shape, like.dtype, like.device):

@@ -28,7 +28,7 @@ def times_given(grid: GridLike | None) -> GridLike | None:
     if grid is None or isinstance(grid, str) or callable(grid):
         return grid
     try:
-        times = np.array(grid.detach().cpu() if isinstance(grid, Tensor) else grid, dtype=np.float64)
+        times = np.array(grid.detach().cpu().numpy() if isinstance(grid, Tensor) else grid, dtype=np.float64)
     except (TypeError, ValueError):
         raise TypeError(
             "grid must be a name, a function of (sde, steps, t_max, t_min), or times such as [1.0, 0.5, 0.01], "

@@ -102,7 +102,8 @@ def sample(
         progress: show a progress bar of network calls.
         grad: keep the graph, so that gradients flow to ``start`` and to the network's parameters.
         on_error: "raise" if any sample fails, or "mask": the others are returned as they are, those that failed as
-            NaN; ``solution.ok`` and ``solution.failures`` tell them apart.
+            NaN; ``solution.ok`` and ``solution.failures`` tell them apart. (An adaptive method of another library has
+            one step for all, and raises.)
         options: the solver's own options, such as eta= or rtol=.
         solver_options: the same as a mapping, for an option of a name that is taken here (``start`` beside a state).
 

@@ -41,8 +41,8 @@ class Watch:
     and when), or "ignore" it. Of each answer one sum a sample is kept, unread: reading waits for an accelerator, and
     costs something everywhere. :meth:`close` reads them all at the end. To raise an error before much work is lost,
     they are read every ``READ`` calls on the CPU, at every call for solvers that decide by what they see (``prompt``);
-    on an accelerator, and with ``deferred``, at the end only. A sum may overflow where its terms do not: only NaN is
-    an error on the way, or what has been looked at itself.
+    on an accelerator, and with ``deferred``, at the end only. Sums are of float32 at least: one that overflows, of
+    answers of 1e38 and more, is taken for infinite.
 
     Attributes: calls (network calls, a batch counting once), rows (samples seen by the network, guidance twice),
     step (the solver's current step, for the messages), limit (the most calls allowed, or None), differentiates
@@ -118,24 +118,22 @@ class Watch:
         if self._on_nonfinite == "ignore":
             return
         output = output.detach() if output.requires_grad else output
-        sums = output.sum(dim=_WITHIN[: output.ndim - 1]) if output.ndim > 1 else output.clone()
+        wide = torch.float32 if output.dtype.itemsize < 4 else None
+        sums = output.sum(dim=_WITHIN[: output.ndim - 1], dtype=wide) if output.ndim > 1 else output.clone()
         self._pending.append((sums, _Place(self.calls, self.step, t, subject)))
         if self._on_nonfinite == "mask" or self._deferred or sums.device.type != "cpu":
             return
         if self._prompt and not math.isfinite(float(sums.sum())):
             require_finite(output, str(self._pending[-1][1]))
         if len(self._pending) > READ:
-            _read(self._pending, torch.isnan)
+            _read(self._pending)
             del self._pending[:-1]  # the last one stays: was it large already?
 
     def close(self, final: Tensor) -> None:
-        """Read what was kept. Raises NonFiniteError for the first call that went wrong, or if the final state is not
-        finite; where it is, a sum that is infinite is one that overflowed."""
-        finite = bool(torch.isfinite(final).all())
+        """Read what was kept. Raises NonFiniteError for the first call that went wrong, or for the final state."""
         pending, self._pending = self._pending, []
-        _read(pending, torch.isnan if finite else lambda sums: ~torch.isfinite(sums))
-        if not finite:
-            require_finite(final, "after the last step the state holds")
+        _read(pending)
+        require_finite(final, "after the last step the state holds")
 
     def failed_at(self, batch: int) -> Tensor:
         """The time of each sample's first answer that was not finite, NaN for the others; float64 (batch,), host."""
@@ -197,13 +195,13 @@ def lent(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x
 
 
-def _read(pending: Sequence[tuple[Tensor, _Place]], wrong: Callable[[Tensor], Tensor]) -> None:
-    """Raise NonFiniteError for the first call with a sum that is wrong."""
-    if not pending or not bool(wrong(torch.cat([sums for sums, _ in pending])).any()):
-        return
+def _read(pending: Sequence[tuple[Tensor, _Place]]) -> None:
+    """Raise NonFiniteError for the first call with a sum that is not finite."""
+    if not pending or math.isfinite(float(torch.cat([sums for sums, _ in pending]).sum())):
+        return  # a total that overflows alone is looked at below, and passes
     before = None
     for sums, place in pending:
-        bad = wrong(sums)
+        bad = ~torch.isfinite(sums)
         if bool(bad.any()):
             size = 0.0
             if before is not None and before.shape == bad.shape:  # batches may differ in size

@@ -7,6 +7,8 @@ the samples of a run without the fault.
 from __future__ import annotations
 
 import math
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,10 +121,6 @@ VALUES = {
     for where, place in {"element": (HIT, 0), "sample": (HIT,), "all": ()}.items()
 }
 VALUES["alternating_nan"] = Fault(_alternating, LOST, "NaN or infinity|nonfinite", alone=True)
-HUGE = {
-    f"huge_{where}": Fault(_with(1e38, *place), None, alone=where != "all")
-    for where, place in {"element": (HIT, 0), "sample": (HIT,), "all": ()}.items()
-}
 SHAPES = {
     name: Fault(_changed(change), WRONG, "must be equal")
     for name, change in {
@@ -159,6 +157,7 @@ RAISED = {
         KeyboardInterrupt("from the network"), SystemExit("from the network"), GeneratorExit("from the network"),
     )
 }  # fmt: skip
+HARMFUL = VALUES | SHAPES | KINDS | RAISED
 HARMLESS = {
     "double": Fault(_changed(lambda out: out.double())),
     "column_major": Fault(_changed(lambda out: out.mT.contiguous().mT)),
@@ -180,32 +179,71 @@ ALIASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
     "row_of_the_input": (lambda x: x[:1].expand(x.shape), lambda x: x[:1].expand(x.shape).clone()),
 }
 """Answers that share memory with the input or with themselves, and the same in memory of their own."""
-FAULTS = VALUES | HUGE | SHAPES | KINDS | RAISED | HARMLESS
 
 
 @contextmanager
-def unchanged(*tensors: Tensor, net: torch.nn.Module | None = None) -> Iterator[None]:
-    """What is the caller's is as it was: tensors to the byte, modes, defaults, threads, filters of warnings."""
-    import threading
-    import warnings
-
-    def look() -> tuple[Any, ...]:
-        filters, modules = list(warnings.filters), [] if net is None else [m.training for m in net.modules()]
-        return (
-            [(x.detach().clone(), x._version, x.requires_grad, x.grad) for x in tensors], torch.is_grad_enabled(),
-            torch.is_inference_mode_enabled(), torch.get_default_dtype(), torch.get_rng_state(), torch.get_num_threads(),
-            threading.active_count(), filters, modules, torch.is_autocast_enabled("cpu"),
-        )  # fmt: skip
-
-    before = look()
+def unchanged(*tensors: Tensor) -> Iterator[None]:
+    """What is the caller's is as it was, whatever is raised: tensors to the byte, modes, threads, warnings."""
+    before, bytes_before = _state(tensors), [x.detach().clone() for x in tensors]
+    generator = torch.get_rng_state()
     try:
         yield
     finally:
-        after = look()
-        for (old, *was), (new, *now) in zip(before[0], after[0], strict=True):
-            assert torch.equal(old, new), "a tensor of the caller's was written into"
-            assert was == now
-        assert torch.equal(before[4], after[4]), "the global generator was moved"
-        assert [v for k, v in enumerate(before) if k not in (0, 4)] == [
-            v for k, v in enumerate(after) if k not in (0, 4)
-        ]
+        assert _state(tensors) == before
+        assert all(torch.equal(x, old) for x, old in zip(tensors, bytes_before, strict=True))
+        assert torch.equal(torch.get_rng_state(), generator), "the global generator was moved"
+
+
+def _state(tensors: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    threads = [one.name for one in threading.enumerate() if type(one).__name__ != "TMonitor"]  # tqdm's own, once
+    filters = [one for one in warnings.filters if "sympy" not in one[2].__module__]  # torch imports it when it likes
+    return (
+        [(x._version, x.requires_grad, x.grad) for x in tensors], torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(), torch.get_default_dtype(), torch.get_default_device(),
+        torch.get_num_threads(), threads, filters, torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled(),
+    )  # fmt: skip
+
+
+# -- what is run ------------------------------------------------------------------------------------------------------
+
+START = torch.linspace(-1.5, 1.5, 8).reshape(4, 2)
+SOLVERS = {info.name: info for info in ss.solvers()}
+ADAPTIVE = [name for name, info in SOLVERS.items() if info.adaptive]
+FIXED = [name for name in SOLVERS if name not in ADAPTIVE]
+
+
+def solved(model: ss.ScoreModel, solver: Any, **more: Any) -> ss.Solution:
+    """A short run of a solver from a state of four samples: about six network calls, of an adaptive one 10 to 30."""
+    adaptive = getattr(solver, "adaptive", solver in ADAPTIVE)
+    loose = {} if not isinstance(solver, str) else {"rtol": 0.3, "atol": 0.3}
+    work: dict[str, Any] = {"t_min": 0.4, "t_max": 0.9, **loose} if adaptive else {"nfe": 6}
+    return ss.sample(model, **{"start": START, "solver": solver, "seed": 0, **work, **more})
+
+
+def family(solver: str, **how: Any) -> Callable[..., ss.Solution]:
+    """Runs of a solver."""
+    return lambda model, **more: solved(model, solver, **how, **more)
+
+
+ONE_EACH = ("ddim", "dpmpp_2m", "heun", "unipc_3", "ddpm", "sra1", "annealed_langevin", "restart", "dpm_solver_v3")
+FAMILIES: dict[str, Callable[..., Any]] = {
+    **{solver: family(solver) for solver in ONE_EACH},
+    "corrector": family("ddpm", corrector="langevin"),
+    "picard": family("dpmpp_2m", parallel=ss.Picard(tolerance=0.0)),
+    "denoise": family("flow_abm_3", denoise=True),
+    "trajectory": family("euler_maruyama", trajectory=True),
+    "grad": family("dpmpp_2m", grad=True),
+    "threshold": lambda model, **more: solved(ss.threshold(model), "dpmpp_2m", **more),
+    "torchdiffeq": family(ss.backend("torchdiffeq", "euler", clock="flow")),
+    "log_prob": family("dpmpp_2m", log_prob="exact"),
+    "encode": lambda model, **more: ss.encode(model, START, solver="heun", nfe=6, **more),
+    "decode": lambda model, **more: ss.decode(model, START, solver="heun", nfe=6, **more),
+    "likelihood": lambda model, **more: ss.log_likelihood(model, START, nfe=6, **more),
+}
+"""One solver of each family, and the other ways in: (model, **more) -> a solution."""
+EVERY: dict[str, Callable[..., Any]] = {**{name: family(name) for name in SOLVERS}}
+
+
+def samples_of(found: Any) -> Tensor:
+    """The last states of a run."""
+    return found.latents if isinstance(found, ss.LogLikelihood) else found.samples

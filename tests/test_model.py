@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import numpy as np
@@ -376,11 +377,17 @@ def test_samples_may_be_single_numbers() -> None:
 
 
 def test_a_sum_that_overflows_is_not_mistaken_for_an_infinity() -> None:
-    model = ss.ScoreModel(
-        lambda x, t: torch.full_like(x, 2e38) * torch.sign(x), ss.RectifiedFlow(), predicts="velocity"
-    )
-    x = torch.ones(4, 8) * 1e-3
-    assert torch.isfinite(ss.sample(model, start=x, solver="euler", steps=2, clock="t").samples).all()
+    """Answers in half precision have sums beyond its range."""
+    model = ss.ScoreModel(lambda x, t: torch.full_like(x, 6e4).half(), ss.RectifiedFlow(), predicts="velocity")
+    assert torch.isfinite(ss.sample(model, (4, 8), solver="euler", steps=2, clock="t", seed=0).samples).all()
+
+
+def test_an_infinite_answer_that_leaves_no_trace_in_the_end_is_named() -> None:
+    """The first answer of a step says where the second is asked, and a bounded network is finite there."""
+    answers = iter([math.inf, 0.0])
+    model = ss.ScoreModel(lambda x, t: torch.tanh(x) + next(answers), ss.VPSDE(), predicts="noise")
+    with pytest.raises(ss.NonFiniteError, match="network call 1"):
+        ss.sample(model, (4, 8), solver="dpm_solver_2s", steps=1, seed=0)
 
 
 def test_a_network_with_other_arguments_is_told_how_it_is_called() -> None:

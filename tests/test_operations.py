@@ -23,6 +23,7 @@ class Zeros(ss.SampleStreams):
         return NOISE
 
 
+Zeros.__module__ = ss.__name__  # the values of a stranger's noise are looked at, one read a draw
 NOISE = torch.ones(4, 3)
 ANSWER = torch.ones(4, 3)
 
@@ -42,7 +43,7 @@ def test_operations_of_a_network_call(solver: str, predicts: str) -> None:
     (few, first), (many, second) = (operations(solver, predicts, calls) for calls in (40, 80))
     more, reads = many.found - few.found, many.reads - few.reads
     assert reads <= (second - first) / READ + 1, more  # on the CPU; on an accelerator there is none (test_captured.py)
-    checks = sum(more[name] for name in ("aten.cat.default", "aten.isnan.default", "aten.any.default"))
+    checks = sum(more[name] for name in ("aten.cat.default", "aten.sum.default"))
     each = (sum(more.values()) - reads - checks) / (second - first)
     noisy = ss.get_solver(solver).kind == "sde"
     assert each <= (6 if noisy else 4) + 0.5 * solver.startswith(("restart", "seeds")), more
@@ -50,7 +51,7 @@ def test_operations_of_a_network_call(solver: str, predicts: str) -> None:
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "flow_abm_4", "rk4", "unipc_3"])
 def test_memory_does_not_grow_with_steps(solver: str) -> None:
-    """States alive at a call, beside the network's own and the start: at most the history and two."""
+    """States alive at a call, beside the network's own, the start and its copy: at most the history and two."""
     alive: list[int] = []
     size = 1009
 
@@ -68,7 +69,7 @@ def test_memory_does_not_grow_with_steps(solver: str) -> None:
     start = torch.zeros(1, size, dtype=torch.float64)
     table = ss.sample(model, start=start, solver=solver, nfe=20, seed=0).table
     assert table is not None
-    assert max(alive) - 1 <= table.history + 2
+    assert max(alive) - 2 <= table.history + 2
     assert alive[-1] <= alive[0]
 
 

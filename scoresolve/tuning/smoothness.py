@@ -20,6 +20,8 @@ def accepted_dtype(model: ScoreModel, like: Tensor) -> torch.dtype:
     try:
         with torch.no_grad():
             model.evaluate(like, model.t_max, "flow")
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:
         with torch.no_grad():
             model.evaluate(like.float(), model.t_max, "flow")
