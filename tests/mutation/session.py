@@ -12,10 +12,10 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import TYPE_CHECKING
 
-from children import ROOT, Imported, fork, pool, swap
+from children import ROOT, Imported, fork, identity, pool, swap
 
 if TYPE_CHECKING:
     import pytest
@@ -88,10 +88,10 @@ class Session:
         self.items = {item.nodeid: item for item in session.items}
         self.measure()
         self.coverage.stop()
-        functions: dict[CodeType, list[FunctionType]] = {}
+        functions: dict[tuple[object, ...], list[FunctionType]] = {}
         for function in gc.get_objects():
             if type(function) is FunctionType and str(function.__module__).startswith("scoresolve"):
-                functions.setdefault(function.__code__, []).append(function)
+                functions.setdefault(identity(function.__code__), []).append(function)
         plans = [self.plan(mutant) for mutant in self.mutants]
         sources = {path: (ROOT / path).read_text() for path in {mutant.path for mutant in self.mutants}}
 
@@ -104,7 +104,9 @@ class Session:
 
             return work
 
-        began, quick = time.monotonic(), [n for n in range(len(plans)) if self.swaps(n, sources)]
+        began, quick = time.monotonic(), []
+        for n, mutant in enumerate(self.mutants):
+            quick += [n] if swap(functions, sources[mutant.path], mutant.source, act=False) else []
         quick.sort(key=lambda n: plans[n].seconds)
         for n, result in pool(((n, task(n, plans[n].quick), 3 + 3 * plans[n].seconds) for n in quick), self.jobs):
             self.results[n] = result
@@ -118,11 +120,6 @@ class Session:
             if n not in self.results or (plan.early and self.results[n] == "survived"):
                 self.again[n] = plan.quick
         return True
-
-    def swaps(self, number: int, sources: dict[str, str]) -> bool:
-        """Whether a mutant can be put in place."""
-        mutant = self.mutants[number]
-        return swap({}, sources[mutant.path], mutant.source)
 
     def measure(self) -> None:
         """Run every test once, in a child: which lines it executes, how long it takes."""
