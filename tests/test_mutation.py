@@ -30,9 +30,9 @@ def test_every_fault_names_tests_that_are_there() -> None:
     assert not [what for what, times in Counter(fault.what for fault in hand.FAULTS).items() if times > 1]
     for fault in hand.FAULTS:
         assert fault.tests
-        for file, _, name in (test.partition("::") for test in fault.tests):
-            text = (ROOT / "tests" / f"test_{file}.py").read_text()
-            assert f"def {name.partition('[')[0]}(" in text, f"{fault.what!r} names {file}::{name}"
+        for path, name in map(hand.place_of, fault.tests):
+            text = (ROOT / path).read_text()
+            assert f"def {name.partition('[')[0]}(" in text, f"{fault.what!r} names {name} of {path}"
 
 
 def test_a_fault_whose_place_is_gone_or_twice_says_so() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Fault:
     """A wrong formula. Attributes: what is wrong; the file; the right text and the wrong; the tests that must fail,
-    each ``file::test`` of ``tests/test_file.py``.
+    each ``file::test`` of ``tests/test_file.py``, or of ``promises/file``.
     """
 
     what: str
@@ -28,6 +28,13 @@ class Fault:
                 f"{self.what!r}: {self.old!r} occurs {text.count(self.old)} times in {self.path}, not once"
             )
         return text.replace(self.old, self.new)
+
+
+def place_of(test: str) -> tuple[str, str]:
+    """The file of a test that a fault names, from the root of the project, and the test's own name."""
+    file, _, name = test.partition("::")
+    folder, slash, stem = file.rpartition("/")
+    return f"tests/{folder}{slash}test_{stem}.py", name
 
 
 def _fault(what: str, path: str, old: str, new: str, *tests: str) -> Fault:
@@ -159,11 +166,11 @@ STAGES = (
            "multistep::test_the_noise_of_a_stochastic_step_is_that_of_one_path"),
     _fault("noise is raised by sigma for sigma^2", "single_step",
            "there.sigma**2 - (gain * here.sigma) ** 2, 0.0)) * scale", "there.sigma - gain * here.sigma, 0.0)) * scale",
-           "orders::test_weak_order_in_closed_form[edm_heun]"),
+           "promises/01_order::test_order_and_constant_on_a_gaussian[edm_heun]"),
     _fault("SRA1: the root of 3 in the integral's part", "solvers/srk", "factor * deviation * math.sqrt(3) / 2)",
-           "factor * deviation * 3 / 2)", "orders::test_weak_order_in_closed_form[sra1]"),
+           "factor * deviation * 3 / 2)", "promises/01_order::test_order_and_constant_on_a_gaussian[sra1]"),
     _fault("SRA1's end weights the wrong way round", "solvers/srk", "(0.0, 1.5), (1 / 3, 2 / 3))",
-           "(0.0, 1.5), (2 / 3, 1 / 3))", "orders::test_weak_order_in_closed_form[sra1]"),
+           "(0.0, 1.5), (2 / 3, 1 / 3))", "promises/01_order::test_order_and_constant_on_a_gaussian[sra1]"),
     _fault("RES: a stiff order condition", "solvers/single", "g = (2 * c3 - 3 * c3**2)", "g = (2 * c3 - 2.8 * c3**2)",
            "multistep::test_res_fulfils_the_stiff_order_conditions"),
     _fault("restart: what is repeated begins one step late", "solvers/restart",
@@ -175,7 +182,7 @@ LOOP = (
            "(number - age - 1) % size] = weight", "table::test_the_loop_does_what_the_rows_say"),
     _fault("the folded step without the output's own x", "registers", "(weights[0] + weights[1] * a, weights[1] * b)",
            "(weights[0], weights[1] * b)", "operations::test_registers_are_the_weighted_sum"),
-    _fault("a normal of an earlier step again", "loop", "noise.draw(SOLVER, number, x)", "noise.draw(SOLVER, 0, x)",
+    _fault("a normal of an earlier step again", "loop", "drawn(noise, SOLVER, number, x)", "drawn(noise, SOLVER, 0, x)",
            "sampling::test_sample_i_of_a_seed_is_the_same_in_any_batch", "table::test_the_loop_does_what_the_rows_say"),
     _fault("verify: the state at the start of the step for its end", "table", "sum(row.commit[1:]) - truth[step + 1]",
            "sum(row.commit[1:]) - truth[step]", "table::test_verify_finds_a_wrong_weight"),

@@ -123,14 +123,14 @@ def write(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -
 def run_hand(words: Sequence[str], jobs: int, say: Callable[[str], None]) -> None:
     """The faults of ``hand.py`` whose name has one of the words (all without any): none may survive."""
     import pytest
-    from hand import FAULTS
+    from hand import FAULTS, place_of
 
     preload()
     faults = [fault for fault in FAULTS if not words or any(word in fault.what + fault.path for word in words)]
     named = list(dict.fromkeys(test for fault in faults for test in fault.tests))
 
     def task(tests: Sequence[str], plugins: Sequence[object]) -> Callable[[], bool]:
-        names = ["tests/test_{}.py::{}".format(*test.split("::")) for test in tests]
+        names = ["::".join(place_of(test)) for test in tests]
         return lambda: pytest.main([*OPTIONS, "-x", *names], plugins=plugins) != 0
 
     def tasks() -> Iterator[tuple[int, Callable[[], bool], float]]:
