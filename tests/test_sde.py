@@ -72,6 +72,16 @@ def test_time_inverts_lam(sde: ss.SDE, fraction: float) -> None:
     assert sde.time(sde.lam(t)) == pytest.approx(t, rel=1e-9)
 
 
+@pytest.mark.parametrize("betas", [[0.3], [0.1, 0.2, 0.05], np.linspace(1e-4, 0.02, 1000)], ids=len)
+def test_the_clock_of_a_table_inverts_at_its_indices_and_between_them(betas: list[float]) -> None:
+    sde = ss.DiscreteVPSDE(betas)
+    times = np.linspace(0.0, 1.0, 4 * sde.N + 1)[1:]
+    assert sde.time(sde.lam(times)) == pytest.approx(times, rel=1e-11)
+    lam = torch.tensor(sde.lam(0.37), dtype=torch.float64, requires_grad=True)
+    (rate,) = torch.autograd.grad(sde.time(lam), lam)
+    assert rate.item() == pytest.approx(2e-6 / (sde.lam(0.370001) - sde.lam(0.369999)), rel=1e-5)
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_lam_falls_and_rho_is_its_exponential(name: str) -> None:
     sde = PROCESSES[name]
