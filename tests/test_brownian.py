@@ -41,6 +41,16 @@ def test_halves_have_the_law_of_intervals_and_make_up_the_whole(theta: float) ->
     assert torch.allclose(torch.stack([total, area]), torch.eye(4, dtype=torch.float64)[:2], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("theta", SHARES)
+def test_halves_of_increments_alone_are_a_rotation(theta: float) -> None:
+    """Exactly: W and z, independent and of unit variance, become halves that are, and that make up W."""
+    unit = torch.eye(2, dtype=torch.float64)
+    left, right = halves(torch.full((2,), theta, dtype=torch.float64), unit[:, :1, None], unit[:, 1:, None])
+    matrix = torch.cat([left, right], dim=1)[..., 0].T
+    assert torch.allclose(matrix @ matrix.T, unit, rtol=0, atol=1e-14)
+    assert theta**0.5 * matrix[0] + (1 - theta) ** 0.5 * matrix[1] == pytest.approx([1.0, 0.0], abs=1e-14)
+
+
 @pytest.mark.parametrize("theta", SHARES[1:])
 def test_the_bridge_is_gaussian_conditioning(theta: float) -> None:
     """Against the covariances of B(theta), its integral, B(1) and its integral, by quadrature of min(u, v)."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from oracles import PROCESSES, interval
 
 import scoresolve as ss
-from scoresolve.grids import GRIDS, RHO_CAP, make_grid, snap_to_indices
+from scoresolve.grids import GRIDS, make_grid, snap_to_indices
 
 BELOW_T_MAX = {("leading", steps) for steps in range(1, 1001)} | {("linspace", 1)}
 SAME_LEVELS = [
@@ -139,6 +139,8 @@ def test_a_flow_is_shifted_once() -> None:
     assert np.abs(twice - times).max() > 0.1
     assert ss.grids.flow_shift(sde, 28, 1.0, 0.0, shift=9.0) == pytest.approx(twice, rel=1e-12)
     assert ss.grids.flow_shift(sde, 28, 1.0, 0.0, shift=1.0) == pytest.approx(t, rel=1e-12)
+    rho = sde.rho(ss.grids.flow_shift(sde, 8, 0.9, 0.2, shift=5.0))  # inside the ends the steps are equal all the same
+    assert np.diff(rho / (rho + 5.0), n=2) == pytest.approx(np.zeros(7), abs=1e-12)
 
 
 def test_a_clock_that_is_infinite_at_an_end_jumps_to_it() -> None:
@@ -146,8 +148,7 @@ def test_a_clock_that_is_infinite_at_an_end_jumps_to_it() -> None:
     times = make_grid("log_snr", sde, 10, 1.0, 0.0)
     assert times[-2] == sde.t_eps
     inner = sde.lam(times[1:-1])
-    first = -np.log(RHO_CAP)
-    assert inner == pytest.approx(np.linspace(first, sde.lam(sde.t_eps), 10)[1:], rel=1e-9)
+    assert inner == pytest.approx(np.linspace(-np.log(80.0), sde.lam(sde.t_eps), 10)[1:], rel=1e-9)
     assert make_grid("karras", sde, 1, 1.0, 0.0).tolist() == [1.0, 0.0]
 
 
@@ -183,7 +184,8 @@ def test_arrays_of_every_kind_are_taken_as_they_are() -> None:
         ("uniform", None, "steps= or nfe="),
         (lambda sde, steps, a, b: np.array([a, b]), 5, "6 times from the grid"),
         (partial(ss.grids.power, power=0.0), 5, "power > 0"),
-        (partial(ss.grids.poly_exponential, power=-1.0), 5, "power > 0"),
+        (partial(ss.grids.poly_exponential, power=0.0), 5, "power > 0"),
+        (partial(ss.grids.beta, a=0.0), 5, "a > 0"),
         (partial(ss.grids.beta, b=0.0), 5, "b > 0"),
         (partial(ss.grids.flow_shift, shift=0.0), 5, "shift > 0"),
     ],

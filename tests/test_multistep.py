@@ -174,6 +174,21 @@ def test_named_rules_are_exact_for_a_constant_and_one_order_short_after_it(name:
         assert errors[3][0] < 1e-15
 
 
+def test_published_weights_of_three_outputs_are_the_papers() -> None:
+    """DPM-Solver++(3M) as printed, on uneven steps: D_1 by the differences' differences, D_2 without its factor 2."""
+    third, second, first, there = VP.points(_grid())[2:6]
+    h, last, before = (b.lam - a.lam for a, b in ((first, there), (second, first), (third, second)))
+    r0, r1 = last / h, before / h
+    newest, older = np.array([1.0, -1.0, 0.0]) / r0, np.array([0.0, 1.0, -1.0]) / r1
+    slope, curvature = newest + r0 / (r0 + r1) * (newest - older), (newest - older) / (r0 + r1)
+    phi = np.expm1(-h)
+    expected = there.alpha * (
+        -phi * np.array([1.0, 0.0, 0.0]) + (phi / h + 1) * slope - ((phi + h) / h**2 - 0.5) * curvature
+    )
+    found = RULES["published"](FORMS["data"], [first, second, third], first, there)
+    assert found == pytest.approx(expected, rel=1e-11)
+
+
 def test_adams_weights_are_the_exact_ones_of_equal_steps() -> None:
     form = FORMS["noise in rho"]
     there, *nodes = VP.points(np.asarray(VP.time(-np.log(np.array([1.0, 1.2, 1.4, 1.6, 1.8])))))

@@ -75,3 +75,11 @@ def test_panels_are_as_few_as_their_longest_length_allows(a: float, b: float, pa
     whole = lagrange_weights(np.array([0.0]), a, b, kernel)[0]
     assert [v.shape for v in asked] == [(panels, 32)]
     assert whole == pytest.approx(0.5 * math.sqrt(math.pi) * (math.erf(b) - math.erf(a)), rel=1e-12)
+
+
+def test_the_polynomial_may_live_in_another_clock() -> None:
+    """u = e^v and y = u: the integral of e^v itself."""
+    nodes = np.array([0.5, 1.0, 4.0])
+    weights = lagrange_weights(nodes, -1.0, 2.0, np.ones_like, panel=1.0, clock=np.exp)
+    assert weights @ nodes == pytest.approx(math.exp(2.0) - math.exp(-1.0), rel=1e-12)
+    assert weights @ nodes**2 == pytest.approx(0.5 * (math.exp(4.0) - math.exp(-2.0)), rel=1e-12)

@@ -65,6 +65,16 @@ def test_time_inverts_lam(sde: ss.SDE, fraction: float) -> None:
     assert sde.time(sde.lam(t)) == pytest.approx(t, rel=1e-9)
 
 
+@pytest.mark.parametrize("betas", [[0.3], [0.1, 0.2, 0.05], np.linspace(1e-4, 0.02, 1000)], ids=len)
+def test_the_clock_of_a_table_inverts_at_its_indices_and_between_them(betas: list[float]) -> None:
+    sde = ss.DiscreteVPSDE(betas)
+    times = np.linspace(0.0, 1.0, 4 * sde.N + 1)[1:]
+    assert sde.time(sde.lam(times)) == pytest.approx(times, rel=1e-11)
+    lam = torch.tensor(sde.lam(0.37), dtype=torch.float64, requires_grad=True)
+    (rate,) = torch.autograd.grad(sde.time(lam), lam)
+    assert rate.item() == pytest.approx(2e-6 / (sde.lam(0.370001) - sde.lam(0.369999)), rel=1e-5)
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_lam_falls_and_rho_is_its_exponential(name: str) -> None:
     sde = PROCESSES[name]
@@ -213,10 +223,27 @@ def test_tables_may_be_tensors_that_want_gradients_and_say_the_range_of_what_is_
     betas = torch.linspace(0.1, 0.4, 4, dtype=torch.float64, requires_grad=True)
     sde = ss.DiscreteVPSDE(betas)
     assert sde.betas.tolist() == betas.tolist()
+    assert ss.DiscreteVPSDE(np.linspace(0.1, 0.4, 4, dtype=np.float32)).betas.dtype == np.float64
     assert sde.alpha(1.0) ** 2 == pytest.approx(0.9 * 0.8 * 0.7 * 0.6, rel=1e-14)
     for bad in ([0.1, 1.0], [0.0, 0.1], [], [[0.1]]):
         with pytest.raises(ValueError, match="betas"):
             ss.DiscreteVPSDE(bad)
+
+
+def _half(t: torch.Tensor) -> torch.Tensor:
+    return 0.5 + 0.0 * t
+
+
+def test_a_path_is_known_by_the_names_of_its_functions() -> None:
+    """Which a table that was saved remembers: no address of this process is in them."""
+    assert repr(ss.GaussianPath(_half, ss.RectifiedFlow().sigma)) == "GaussianPath(alpha=_half, sigma=SDE.sigma)"
+
+
+@pytest.mark.parametrize("t", [0.4, torch.tensor(0.4, dtype=torch.float64), torch.full((2,), 0.4, dtype=torch.float64)])
+def test_states_keep_their_dtype_whatever_that_of_the_time(t: float | torch.Tensor) -> None:
+    sde, x = ss.VPSDE(), torch.ones(2, 3)
+    mean, std = sde.marginal(x, t)
+    assert {each.dtype for each in (sde.drift(x, t), mean, std, sde.perturb(x, t, x))} == {torch.float32}
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 2.0])

@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from pathlib import Path
@@ -70,19 +70,32 @@ def changed_code(old: CodeType, new: CodeType) -> Iterator[tuple[CodeType, CodeT
 
 
 def _own(code: CodeType) -> tuple[object, ...]:
-    constants = [(type(c), repr(c)) for c in code.co_consts if not isinstance(c, CodeType)]
+    constants = tuple((type(c), repr(c)) for c in code.co_consts if not isinstance(c, CodeType))
     return code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
 
 
-def swap(functions: dict[CodeType, list[FunctionType]], old: str, new: str) -> bool:
-    """Put the code of a changed source into the living functions; False if that does not make all the difference."""
+def identity(code: CodeType) -> tuple[object, ...]:
+    """What a code object is known by: code that has run is not equal to itself freshly compiled."""
+    return code.co_qualname, code.co_firstlineno, *_own(code)
+
+
+Living = Mapping[tuple[object, ...], Sequence[FunctionType]]
+
+
+def swap(functions: Living, old: str, new: str, act: bool = True) -> bool:
+    """Put the code of a changed source into the living functions; False if that does not make all the difference.
+
+    Args: functions by the identity of their code; ``act``, or else only say so.
+    """
     try:
         pairs = list(changed_code(compile(old, "", "exec"), compile(new, "", "exec")))
-        for before, after in pairs:
-            for function in functions.get(before, []):
-                function.__code__ = after
     except ValueError:
         return False
+    alive = [(function, after) for before, after in pairs for function in functions.get(identity(before), ())]
+    if not alive or any(function.__code__.co_freevars != after.co_freevars for function, after in alive):
+        return False
+    for function, after in alive if act else ():
+        function.__code__ = after
     return True
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Fault:
     """A wrong formula. Attributes: what is wrong; the file; the right text and the wrong; the tests that must fail,
-    each ``file::test`` of ``tests/test_file.py``.
+    each ``file::test`` of ``tests/test_file.py``, or of ``promises/file``.
     """
 
     what: str
@@ -28,6 +28,13 @@ class Fault:
                 f"{self.what!r}: {self.old!r} occurs {text.count(self.old)} times in {self.path}, not once"
             )
         return text.replace(self.old, self.new)
+
+
+def place_of(test: str) -> tuple[str, str]:
+    """The file of a test that a fault names, from the root of the project, and the test's own name."""
+    file, _, name = test.partition("::")
+    folder, slash, stem = file.rpartition("/")
+    return f"tests/{folder}{slash}test_{stem}.py", name
 
 
 def _fault(what: str, path: str, old: str, new: str, *tests: str) -> Fault:
@@ -85,7 +92,8 @@ STEPS = (
            "kernel=lambda v, there: rate * np.exp(-rate * (there.lam - v))",
            "multistep::test_the_step_of_a_constant_output_is_the_kernels_integral"),
     _fault("eta for eta^2 in the decay of a step", "forms", "log_q = -(eta**2) * h if eta else 0.0",
-           "log_q = -eta * h if eta else 0.0", "orders::test_the_law_given_the_start_is_that_of_the_sde"),
+           "log_q = -eta * h if eta else 0.0",
+           "orders::test_the_law_given_the_start_is_that_of_the_sde[dpmpp_2m_sde-0.4]"),
     _fault("1 + eta for 1 + eta^2 on the noise form", "forms", "gain, rate * (there.sigma - gain * here.sigma)",
            "gain, (1 + eta) * (there.sigma - gain * here.sigma)",
            "multistep::test_the_step_of_a_constant_output_is_the_kernels_integral"),
@@ -108,7 +116,8 @@ STEPS = (
            "orders::test_the_forward_variance_of_ddpm_converges_at_order_one"),
     _fault("ancestral: the root of the share is missing", "solvers/ancestral",
            "min(1.0, eta * math.sqrt(-math.expm1(-2 * (there.lam - here.lam))))",
-           "min(1.0, -eta * math.expm1(-2 * (there.lam - here.lam)))", "orders::test_weak_order_in_closed_form"),
+           "min(1.0, -eta * math.expm1(-2 * (there.lam - here.lam)))",
+           "orders::test_ddims_eta_agrees_with_the_sde_as_steps_shrink[dpm_2_ancestral-1.0]"),
     _fault("reverse diffusion: half of the score", "solvers/ancestral", "pull = 0.5 * (1 + eta**2) * share",
            "pull = 0.5 * share", "solvers::test_reverse_diffusion_is_score_sdes_on_vp_and_ve"),
     _fault("Euler-Maruyama: dt for its root", "solvers/euler_maruyama", "eta * math.sqrt(g2 * dt)",
@@ -126,8 +135,7 @@ MULTISTEP = (
            "curvature = 2 * (newest - older) / (first + second)",
            "multistep::test_named_rules_are_exact_for_a_constant_and_one_order_short_after_it"),
     _fault("the 3M's D2 left out", "multistep", "curvature = (newest - older) / (first + second)",
-           "curvature = 0 * (newest - older)",
-           "orders::test_the_published_table_of_orders_covers_every_solver_and_agrees_with_what_is_declared"),
+           "curvature = 0 * (newest - older)", "multistep::test_published_weights_of_three_outputs_are_the_papers"),
     _fault("a weight of Adams-Bashforth 4", "multistep", "-59 / 24", "-58 / 24",
            "multistep::test_adams_weights_are_the_exact_ones_of_equal_steps"),
     _fault("a high start of one order less", "multistep", "BY_STAGES[min(full - 1, 4)]", "BY_STAGES[min(full - 2, 4)]",
@@ -158,11 +166,11 @@ STAGES = (
            "multistep::test_the_noise_of_a_stochastic_step_is_that_of_one_path"),
     _fault("noise is raised by sigma for sigma^2", "single_step",
            "there.sigma**2 - (gain * here.sigma) ** 2, 0.0)) * scale", "there.sigma - gain * here.sigma, 0.0)) * scale",
-           "orders::test_weak_order_in_closed_form"),
+           "promises/01_order::test_order_and_constant_on_a_gaussian[edm_heun]"),
     _fault("SRA1: the root of 3 in the integral's part", "solvers/srk", "factor * deviation * math.sqrt(3) / 2)",
-           "factor * deviation * 3 / 2)", "orders::test_weak_order_in_closed_form"),
+           "factor * deviation * 3 / 2)", "promises/01_order::test_order_and_constant_on_a_gaussian[sra1]"),
     _fault("SRA1's end weights the wrong way round", "solvers/srk", "(0.0, 1.5), (1 / 3, 2 / 3))",
-           "(0.0, 1.5), (2 / 3, 1 / 3))", "orders::test_weak_order_in_closed_form"),
+           "(0.0, 1.5), (2 / 3, 1 / 3))", "promises/01_order::test_order_and_constant_on_a_gaussian[sra1]"),
     _fault("RES: a stiff order condition", "solvers/single", "g = (2 * c3 - 3 * c3**2)", "g = (2 * c3 - 2.8 * c3**2)",
            "multistep::test_res_fulfils_the_stiff_order_conditions"),
     _fault("restart: what is repeated begins one step late", "solvers/restart",
@@ -174,7 +182,7 @@ LOOP = (
            "(number - age - 1) % size] = weight", "table::test_the_loop_does_what_the_rows_say"),
     _fault("the folded step without the output's own x", "registers", "(weights[0] + weights[1] * a, weights[1] * b)",
            "(weights[0], weights[1] * b)", "operations::test_registers_are_the_weighted_sum"),
-    _fault("a normal of an earlier step again", "loop", "noise.draw(SOLVER, number, x)", "noise.draw(SOLVER, 0, x)",
+    _fault("a normal of an earlier step again", "loop", "drawn(noise, SOLVER, number, x)", "drawn(noise, SOLVER, 0, x)",
            "sampling::test_sample_i_of_a_seed_is_the_same_in_any_batch", "table::test_the_loop_does_what_the_rows_say"),
     _fault("verify: the state at the start of the step for its end", "table", "sum(row.commit[1:]) - truth[step + 1]",
            "sum(row.commit[1:]) - truth[step]", "table::test_verify_finds_a_wrong_weight"),
@@ -199,7 +207,7 @@ NOISE = (
            "salt = _mix_integer(int(index))", "noise::test_streams_draws_seeds_and_samples_all_differ"),
     _fault("the variance of the bridge x 1.03", "brownian", "torch.mul(W, c, out=left[:, 0]).addcmul_(z, s)",
            "torch.mul(W, c, out=left[:, 0]).addcmul_(z, s, value=1.03**0.5)",
-           "brownian::test_the_bridge_is_gaussian_conditioning"),
+           "brownian::test_halves_of_increments_alone_are_a_rotation"),
     _fault("an increment's area: 1/12 for its root", "brownian", "0.5 * z + z_2 / math.sqrt(12)], 1)",
            "0.5 * z + z_2 / 12], 1)",
            "brownian::test_what_is_drawn_for_a_root_has_the_covariance_of_increment_and_integral"),
@@ -213,7 +221,7 @@ PER_SAMPLE = (
     _fault("adaptive: the error of the batch for that of the sample", "controller",
            "(error / scale).square().mean(dim=1).sqrt().double()",
            "(error / scale).square().mean().sqrt().double().expand(len(error))",
-           "adaptive_flow::test_a_sample_does_not_depend_on_its_batch_mates"),
+           "adaptive_sde::test_a_sample_does_not_depend_on_its_batch"),
 )
 LIKELIHOOD = (
     _fault("the divergence of the network, not of the drift", "augmented",

@@ -104,7 +104,7 @@ def run_mutants(arguments: argparse.Namespace, say: Callable[[str], None]) -> No
             continue
         say(f"{name}: {len(mutants)} of {total} mutants")
         group = next(group for group, patterns in GROUPS.items() if name in (group, *patterns) or "/" in name)
-        outcomes = run(mutants, TESTS[group], arguments.jobs, lambda line: say(f"  {line}"))
+        outcomes = run(mutants, arguments.tests or TESTS[group], arguments.jobs, lambda line: say(f"  {line}"))
         scores.append(score(name, total, mutants, outcomes))
         say(f"  {scores[-1][-1]} % found")
         rows += [[name, m.path, m.first, o, m.before, m.after] for m, o in zip(mutants, outcomes, strict=True)]
@@ -123,14 +123,14 @@ def write(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -
 def run_hand(words: Sequence[str], jobs: int, say: Callable[[str], None]) -> None:
     """The faults of ``hand.py`` whose name has one of the words (all without any): none may survive."""
     import pytest
-    from hand import FAULTS
+    from hand import FAULTS, place_of
 
     preload()
     faults = [fault for fault in FAULTS if not words or any(word in fault.what + fault.path for word in words)]
     named = list(dict.fromkeys(test for fault in faults for test in fault.tests))
 
     def task(tests: Sequence[str], plugins: Sequence[object]) -> Callable[[], bool]:
-        names = ["tests/test_{}.py::{}".format(*test.split("::")) for test in tests]
+        names = ["::".join(place_of(test)) for test in tests]
         return lambda: pytest.main([*OPTIONS, "-x", *names], plugins=plugins) != 0
 
     def tasks() -> Iterator[tuple[int, Callable[[], bool], float]]:
@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", help=f"some of {', '.join(GROUPS)}, or files; all if none is given")
     parser.add_argument("--sample", type=int, help="at most so many mutants of each module, drawn with a fixed seed")
     parser.add_argument("--jobs", type=int, default=2, help="children at a time")
+    parser.add_argument("--tests", nargs="+", help="the test modules to run, such as solvers; default those of TESTS")
     parser.add_argument("--only", type=Path, help="the mutants of a csv written by --out that survived, again")
     parser.add_argument("--out", type=Path, help="write every mutant and its outcome there, as csv")
     parser.add_argument("--scores", type=Path, help="write the share of each module that is found there, as csv")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -12,22 +11,19 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import TYPE_CHECKING
 
-from children import ROOT, Imported, fork, pool, swap
+from children import ROOT, Imported, identity, pool, swap
 
 if TYPE_CHECKING:
+    import coverage
     import pytest
     from finder import Mutant
 
 OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-LONGEST, TOGETHER, PATIENCE = 0.5, 5.0, 30.0
-"""Seconds of the tests that run first, each and together; and of all the others, on the mutants that survive these."""
-
-
-class TooLongError(BaseException):
-    """A test takes longer than ``LONGEST``: a BaseException, that nothing may catch but pytest."""
+LONGEST, TOGETHER, PATIENCE = 5.0, 5.0, 30.0
+"""Seconds of a test that is run at all; of those that run first; of all others, on the mutants that survive these."""
 
 
 @dataclass(frozen=True)
@@ -40,26 +36,30 @@ class Plan:
     early: bool
 
 
-def too_long(*_: object) -> None:
-    """What the timer does."""
-    raise TooLongError
-
-
-def passes(items: Sequence[pytest.Item], longest: float = 0.0) -> bool:
-    """Whether all tests pass, run until the first that does not, or takes longer than so many seconds if any."""
-    from _pytest.runner import SetupState, runtestprotocol
+def passes(items: Sequence[pytest.Item]) -> bool:
+    """Whether all tests pass, run until the first that does not."""
+    from _pytest.runner import runtestprotocol
 
     for item, following in pairwise([*items, None]):
-        signal.setitimer(signal.ITIMER_PROF, longest)
-        try:
-            failed = any(report.failed for report in runtestprotocol(item, nextitem=following, log=False))
-        except (Exception, TooLongError):  # the timer may go off inside pytest, too: begin anew
-            item.session._setupstate, failed = SetupState(), True
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0.0)
-        if failed:
+        if any(report.failed for report in runtestprotocol(item, nextitem=following, log=False)):
             return False
     return True
+
+
+def tracer() -> coverage.Coverage:
+    """What sees the lines of the library that are executed."""
+    import coverage
+
+    found = coverage.Coverage(data_file=None, config_file=False, include=[f"{ROOT}/scoresolve/*"])
+    found.start()
+    return found
+
+
+def traced(found: coverage.Coverage) -> dict[str, list[int]]:
+    """The lines of each file that were executed until now."""
+    found.stop()
+    data = found.get_data()
+    return {str(Path(file).relative_to(ROOT)): data.lines(file) or [] for file in data.measured_files()}
 
 
 class Session:
@@ -69,13 +69,12 @@ class Session:
     """
 
     def __init__(self, mutants: Sequence[Mutant], jobs: int, report: Callable[[str], None]) -> None:
-        import coverage
-
         self.mutants, self.jobs, self.report = mutants, jobs, report
         self.results: dict[int, str] = {}
         self.again: dict[int, list[str]] = {}
-        self.coverage = coverage.Coverage(data_file=None, config_file=False, include=[f"{ROOT}/scoresolve/*"])
-        self.coverage.start()
+        self.seconds: dict[str, float] = {}
+        self.lines: dict[str, dict[int, set[str]]] = {}
+        self.imports = tracer()
 
     def pytest_internalerror(self, excrepr: object) -> None:
         """Say what is wrong here: pytest's own report goes nowhere."""
@@ -86,12 +85,12 @@ class Session:
         import gc
 
         self.items = {item.nodeid: item for item in session.items}
+        self.add("", traced(self.imports))
         self.measure()
-        self.coverage.stop()
-        functions: dict[CodeType, list[FunctionType]] = {}
+        functions: dict[tuple[object, ...], list[FunctionType]] = {}
         for function in gc.get_objects():
             if type(function) is FunctionType and str(function.__module__).startswith("scoresolve"):
-                functions.setdefault(function.__code__, []).append(function)
+                functions.setdefault(identity(function.__code__), []).append(function)
         plans = [self.plan(mutant) for mutant in self.mutants]
         sources = {path: (ROOT / path).read_text() for path in {mutant.path for mutant in self.mutants}}
 
@@ -104,7 +103,9 @@ class Session:
 
             return work
 
-        began, quick = time.monotonic(), [n for n in range(len(plans)) if self.swaps(n, sources)]
+        began, quick = time.monotonic(), []
+        for n, mutant in enumerate(self.mutants):
+            quick += [n] if swap(functions, sources[mutant.path], mutant.source, act=False) else []
         quick.sort(key=lambda n: plans[n].seconds)
         for n, result in pool(((n, task(n, plans[n].quick), 3 + 3 * plans[n].seconds) for n in quick), self.jobs):
             self.results[n] = result
@@ -119,44 +120,42 @@ class Session:
                 self.again[n] = plan.quick
         return True
 
-    def swaps(self, number: int, sources: dict[str, str]) -> bool:
-        """Whether a mutant can be put in place."""
-        mutant = self.mutants[number]
-        return swap({}, sources[mutant.path], mutant.source)
-
     def measure(self) -> None:
-        """Run every test once, in a child: which lines it executes, how long it takes."""
-        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        """Run every test once, each in a child: which lines it executes, how long it takes."""
+        names = list(self.items)
+        with tempfile.TemporaryDirectory() as folder:
 
-            def work() -> bool:
-                seconds = {}
-                signal.signal(signal.SIGPROF, too_long)
-                for item in self.items.values():
-                    began = time.process_time()
-                    self.coverage.switch_context(item.nodeid)
-                    if passes([item], LONGEST):
-                        seconds[item.nodeid] = time.process_time() - began
-                self.coverage.stop()
-                data = self.coverage.get_data()
-                lines = {str(Path(f).relative_to(ROOT)): data.contexts_by_lineno(f) for f in data.measured_files()}
-                Path(file.name).write_text(json.dumps([seconds, lines]))
-                return False
+            def task(number: int) -> Callable[[], bool]:
+                def work() -> bool:
+                    began, found = time.process_time(), tracer()
+                    passed = passes([self.items[names[number]]])
+                    (Path(folder) / str(number)).write_text(json.dumps([time.process_time() - began, traced(found)]))
+                    return not passed
 
-            os.waitpid(fork(work, 3600.0), 0)
-            self.seconds, lines = json.loads(Path(file.name).read_text())
-        self.lines = {path: {int(n): set(names) for n, names in found.items()} for path, found in lines.items()}
-        failed = sorted(set(self.items) - set(self.seconds))
-        self.report(f"{len(self.seconds)} tests pass in {sum(self.seconds.values()):.0f} s; too long: {len(failed)}")
+                return work
+
+            for number, result in pool(((n, task(n), LONGEST) for n in range(len(names))), self.jobs):
+                if result == "survived":
+                    self.seconds[names[number]], lines = json.loads((Path(folder) / str(number)).read_text())
+                    self.add(names[number], lines)
+        missing = len(names) - len(self.seconds)
+        self.report(f"{len(self.seconds)} tests pass in {sum(self.seconds.values()):.0f} s, {missing} take too long")
+
+    def add(self, name: str, lines: dict[str, list[int]]) -> None:
+        """Note which lines a test executes; without a name, the import and the collection of the tests."""
+        for path, numbers in lines.items():
+            for number in numbers:
+                self.lines.setdefault(path, {}).setdefault(number, set()).add(name)
 
     def plan(self, mutant: Mutant) -> Plan:
         """The tests of a mutant: those that execute its line, or if none does (a table) those that execute the file."""
         lines = self.lines.get(mutant.path, {})
         found = set().union(*(lines.get(n, set()) for n in range(mutant.first, mutant.last + 1)))
         names = (found or set().union(*lines.values())) - {""} or set().union(*lines.values()) - {""}
-        names = sorted(names & set(self.items), key=lambda name: (self.seconds.get(name, PATIENCE), name))
+        names = sorted(names, key=lambda name: (self.seconds[name], name))
         total, quick = 0.0, []
         for name in names:
-            if total + self.seconds.get(name, PATIENCE) > TOGETHER:
+            if total + self.seconds[name] > TOGETHER:
                 break
             total += self.seconds[name]
             quick.append(name)
