@@ -147,14 +147,16 @@ class ScoreModel:
         """
         view = self._view()
         view.sde, native = sde, self.native
-        slack = 1e-9
-        if sde.lam(sde.t_max) < native.lam(native.t_max) - slack:
-            view.t_max = sde.time(native.lam(native.t_max))
-        else:
-            view.t_max = sde.t_max
-        view.t_eps = max(sde.t_eps, sde.time(native.lam(native.t_eps)))
+        slack = 1e-9  # in lam: ends that are equal but for rounding stay as they are
+
+        def known(own: float, its: float) -> float:
+            return own if sde.lam(own) < native.lam(its) + slack else sde.time(native.lam(its))
+
+        ends_noisy = sde.lam(sde.t_max) < native.lam(native.t_max) - slack
+        view.t_max = sde.time(native.lam(native.t_max)) if ends_noisy else sde.t_max
+        view.t_eps = known(sde.t_eps, native.t_eps)
         ends_clean = native.sigma(native.t_min) == 0 or sde.sigma(sde.t_min) > native.sigma(native.t_min)
-        view.t_min = sde.t_min if ends_clean else max(sde.t_min, sde.time(native.lam(native.t_min)))
+        view.t_min = sde.t_min if ends_clean else known(sde.t_min, native.t_min)
         return view
 
     def take(self, rows: Tensor, batch: int) -> ScoreModel:

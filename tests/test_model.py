@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import get_args
 
@@ -14,7 +15,7 @@ from oracles import PROCESSES, SMOOTH, CountingNet, mixture_2d
 from torch import Tensor
 
 import scoresolve as ss
-from scoresolve.predictions import Prediction
+from scoresolve.predictions import Prediction, truth
 from scoresolve.watch import READ, Watch
 
 PREDICTIONS = get_args(Prediction)
@@ -432,3 +433,39 @@ def test_the_reported_nfe_is_what_a_counting_network_sees() -> None:
                 assert solution.stats["network_rows"] == sum(net.rows) == rows
                 assert info.adaptive or rows == 3 * (1 + guided) * len(net.rows)
                 assert info.adaptive or solution.nfe <= 13
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_law_of_one_point_is_answered_with_the_truth(name: str) -> None:
+    """Every prediction by its method, and the training's target, at a time for each sample."""
+    sde, x0, noise = PROCESSES[name], _points(5, 1), _points(5, 2)
+    t = sde.t_max * torch.linspace(0.2, 0.9, 5, dtype=torch.float64)
+    x = sde.perturb(x0, t, noise)
+    model = ss.ScoreModel(lambda y, label: x0, sde, predicts="data")
+    for kind in ("score", "noise", "data", "v", "velocity"):
+        torch.testing.assert_close(getattr(model, kind)(x, t), truth(kind, sde, t, x0, noise), rtol=1e-9, atol=1e-9)
+
+
+def test_a_model_tells_what_its_network_is_asked_and_is_called() -> None:
+    """On another process: its own x, and the label of its own time in at least float32."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def net(x: Tensor, label: Tensor) -> Tensor:
+        seen.append((x, label))
+        return x
+
+    model = ss.ScoreModel(net, ss.EDM(), predicts="data", time="rho")
+    assert repr(model) == "ScoreModel(net, EDM(sigma_min=0.002, sigma_max=80.0), predicts='data', time='rho')"
+    view, x = model.on(ss.VPSDE()), _points(3)
+    for t in (0.4, torch.tensor([0.1, 0.4, 0.8], dtype=torch.float64)):
+        view.data(x, t)
+        for told, was in zip(view.asked(x, t), seen.pop(), strict=True):
+            assert told.dtype == was.dtype == torch.float64
+            assert torch.equal(told, was)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_view_along_an_equal_process_has_its_interval_exactly(name: str) -> None:
+    sde, same = PROCESSES[name], copy.copy(PROCESSES[name])
+    view = ss.ScoreModel(lambda x, t: x, sde).on(same)
+    assert (view.t_max, view.t_min, view.t_eps) == (sde.t_max, sde.t_min, sde.t_eps)

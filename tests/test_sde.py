@@ -326,6 +326,7 @@ def test_dynamics_take_a_score_function_and_models_of_other_processes() -> None:
         (lambda: ss.DiscreteVPSDE([0.1, 1.0]), "between 0 and 1"),
         (lambda: ss.GaussianPath(lambda t: 1 - t, lambda t: 1 - t), "falls strictly"),
         (lambda: ss.GaussianPath(lambda t: t - 0.5, lambda t: t), r"alpha\(t\) > 0"),
+        (lambda: ss.GaussianPath(lambda t: torch.relu(0.5 - t), lambda t: t), r"alpha\(t\) > 0"),
         (lambda: ss.GaussianPath(lambda t: 1.0, lambda t: t, t_min=2.0), "t_min < t_max"),
         (lambda: ss.VPSDE().perturb(torch.zeros(3, 2), 0.5, torch.zeros(2)), "one shape"),
         (lambda: ss.VPSDE().marginal(torch.zeros(3, 2), torch.zeros(2)), r"shape \(3,\)"),
