@@ -30,7 +30,7 @@ def test_every_fault_names_tests_that_are_there() -> None:
     assert not [what for what, times in Counter(fault.what for fault in hand.FAULTS).items() if times > 1]
     for fault in hand.FAULTS:
         assert fault.tests
-        for path, name in map(hand.place_of, fault.tests):
+        for path, _, name in (children.place_of(test).partition("::") for test in fault.tests):
             text = (ROOT / path).read_text()
             assert f"def {name.partition('[')[0]}(" in text, f"{fault.what!r} names {name} of {path}"
 

@@ -15,6 +15,13 @@ from types import CodeType, FunctionType, ModuleType
 ROOT = Path(__file__).parents[2]
 
 
+def place_of(test: str) -> str:
+    """The file of a test called ``file`` or ``file::name``, or of ``promises/file``, from the root of the project."""
+    file, colons, name = test.partition("::")
+    folder, slash, stem = file.rpartition("/")
+    return f"tests/{folder}{slash}test_{stem}.py{colons}{name}"
+
+
 def fork(work: Callable[[], bool], seconds: float) -> int:
     """A child that says whether the work found a fault, in bounded time and without a word; its process id."""
     child = os.fork()

@@ -30,13 +30,6 @@ class Fault:
         return text.replace(self.old, self.new)
 
 
-def place_of(test: str) -> tuple[str, str]:
-    """The file of a test that a fault names, from the root of the project, and the test's own name."""
-    file, _, name = test.partition("::")
-    folder, slash, stem = file.rpartition("/")
-    return f"tests/{folder}{slash}test_{stem}.py", name
-
-
 def _fault(what: str, path: str, old: str, new: str, *tests: str) -> Fault:
     return Fault(what, f"scoresolve/{path}.py", old, new, tests)
 

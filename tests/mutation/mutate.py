@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from children import ROOT, Imported, pool
+from children import ROOT, Imported, place_of, pool
 from session import OPTIONS, preload, run
 
 if TYPE_CHECKING:
@@ -46,12 +46,15 @@ TESTS = {
     "table": ["table", "operations", "multistep", "solvers"],
     "quadrature": ["quadrature", "multistep"],
     "grids": ["grids", "grid_tables", "optimised"],
-    "solvers": ["multistep", "solvers", "orders", "registry", "dpm_solver_v3", "endings"],
+    "solvers": [
+        "multistep", "solvers", "registry", "orders", "promises/01_order", "dpm_solver_v3", "adaptive_sde",
+        "adaptive_flow", "correctors", "chunks",
+    ],
     "noise": ["noise", "table"],
     "model": ["model", "sde"],
     "likelihood": ["likelihood", "divergence", "augmented"],
-}
-"""The tests of each module, ``tests/test_*.py``, beside the examples of its own docstrings."""
+}  # fmt: skip
+"""The tests of each module, ``tests/test_*.py`` or of ``promises/``, beside the examples of its own docstrings."""
 VERDICTS = ("equivalent", "words", "speed", "memory", "device", "defence")
 """Of survivors: no behaviour differs; only a text does; only speed, or memory; only on a device that is not here; only
 where a check refuses what is refused elsewhere too.
@@ -123,14 +126,14 @@ def write(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -
 def run_hand(words: Sequence[str], jobs: int, say: Callable[[str], None]) -> None:
     """The faults of ``hand.py`` whose name has one of the words (all without any): none may survive."""
     import pytest
-    from hand import FAULTS, place_of
+    from hand import FAULTS
 
     preload()
     faults = [fault for fault in FAULTS if not words or any(word in fault.what + fault.path for word in words)]
     named = list(dict.fromkeys(test for fault in faults for test in fault.tests))
 
     def task(tests: Sequence[str], plugins: Sequence[object]) -> Callable[[], bool]:
-        names = ["::".join(place_of(test)) for test in tests]
+        names = [place_of(test) for test in tests]
         return lambda: pytest.main([*OPTIONS, "-x", *names], plugins=plugins) != 0
 
     def tasks() -> Iterator[tuple[int, Callable[[], bool], float]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING
 
-from children import ROOT, Imported, identity, pool, swap
+from children import ROOT, Imported, identity, place_of, pool, swap
 
 if TYPE_CHECKING:
     import coverage
@@ -180,7 +180,7 @@ def run(mutants: Sequence[Mutant], tests: Sequence[str], jobs: int, report: Call
         found = Path(folder) / "found.json"
         child = os.fork()
         if not child:
-            files = [str(ROOT / "tests" / f"test_{name}.py") for name in tests]
+            files = [str(ROOT / place_of(name)) for name in tests]
             files += sorted({str(ROOT / mutant.path) for mutant in mutants})
             session = Session(mutants, jobs, report)
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
