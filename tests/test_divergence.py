@@ -145,3 +145,7 @@ def test_errors_of_a_request() -> None:
     with pytest.raises(ValueError, match=r"a control of samples of shape \(2,\), got \(3,\)"):
         ss.log_likelihood(model, torch.zeros(1, 2), divergence="hutchinson", control=gaussian())
     assert model.nfe == 0
+
+
+def test_a_divergence_is_exact_by_default() -> None:
+    assert ss.Divergence() == ss.Divergence.of("exact") == ss.Divergence("exact", probes=1, control=None)

@@ -309,3 +309,27 @@ def test_noise_prediction_starts_without_signal_by_the_data(name: str) -> None:
     options = {"eta": 0.0} if name == "seeds_2" else {}
     found = ss.sample(model, start=X, solver=name, grid=times, seed=0, **options).samples
     assert torch.allclose(found, ss.sample(model, start=X, solver="ddim", grid=times).samples, rtol=1e-12)
+
+
+@pytest.mark.parametrize("info", TABLES, ids=lambda info: info.name)
+def test_a_table_says_which_solver_it_is_of_and_at_what_noise_level(info: ss.SolverInfo) -> None:
+    sde = ss.VPSDE()
+    eta = {"eta": 0.7} if "eta" in info.options else {}
+    table = info.build(sde, sde.time(np.linspace(-2.0, 2.0, 4)), **eta)
+    assert table.solver == info.name
+    assert table.options.get("eta", 0.7) == 0.7
+
+
+def test_solvers_are_each_other_where_they_are_said_to_be() -> None:
+    sde = ss.VPSDE()
+    times = sde.time(np.linspace(-2.0, 2.0, 6))
+    build = lambda name, **options: ss.get_solver(name).build(sde, times, **options)  # noqa: E731
+    assert build("midpoint", clock="log_rho").rows == build("dpm_solver_2s").rows
+    assert build("edm_euler", s_churn=0.0).rows == build("euler", clock="rho").rows
+    assert build("edm_heun", s_churn=0.0).rows == build("heun", clock="rho").rows
+    assert build("sa_solver").options["between"] == [0.05, 1.0]
+    assert build("flow_abm_2").rows == build("flow_abm_2", unic="exact").rows
+    for name in ("dpm_2_ancestral", "dpmpp_2s_ancestral"):
+        assert build(name, first=2).rows == build(name).rows
+        with pytest.raises(ValueError, match="first= to be 1 or 2"):
+            build(name, first=3)
