@@ -55,9 +55,9 @@ TESTS = {
     "likelihood": ["likelihood", "divergence", "augmented"],
 }  # fmt: skip
 """The tests of each module, ``tests/test_*.py`` or of ``promises/``, beside the examples of its own docstrings."""
-VERDICTS = ("equivalent", "words", "speed", "memory", "device", "defence")
+VERDICTS = ("equivalent", "words", "speed", "memory", "device", "defence", "open")
 """Of survivors: no behaviour differs; only a text does; only speed, or memory; only on a device that is not here; only
-where a check refuses what is refused elsewhere too.
+where a check refuses what is refused elsewhere too; or nothing is known yet but that it survived some tests.
 """
 
 
@@ -89,7 +89,7 @@ def score(name: str, total: int, mutants: Sequence[Mutant], outcomes: Sequence[s
     """A line of the table of scores."""
     left = [mutant.key for mutant, outcome in zip(mutants, outcomes, strict=True) if outcome == "survived"]
     verdicts = judged()
-    harmless = sum(key in verdicts for key in left)
+    harmless = sum(verdicts.get(key, "open") != "open" for key in left)
     found = len(mutants) - len(left)
     return [name, total, len(mutants), found, len(left), harmless, f"{100 * found / len(mutants):.1f}"]
 
