@@ -183,7 +183,7 @@ class GaussianMixture(Law):
         require(len(measurement) == 1, f"one measurement, (1, ...), got {len(measurement)}: take y[i : i + 1]")
         unit = torch.eye(self.means.shape[1], dtype=torch.float64)
         matrix = operator(unit.reshape(-1, *self.shape)).flatten(1).T
-        y = operator.reached(as_float64("measurement", measurement)).flatten()
+        y = as_float64("measurement", operator.reached(measurement)).flatten()  # what is not seen may be NaN
         roots = self.bases * self.variances.sqrt()[:, None]
         weights, means, covariances = measured(self.weights, self.means, roots, matrix, y, noise_std)
         return GaussianMixture(weights, means.reshape(-1, *self.shape), covariances)

@@ -177,7 +177,7 @@ def test_arrays_of_every_kind_are_taken_as_they_are() -> None:
         ([1.0, -0.5], None, "leaves"),
         ([1.0, float("nan"), 0.1], None, "finite times"),
         ([1.0], None, "at least two times"),
-        ([[1.0, 0.5]], None, "vector"),
+        ([[1.0, 0.5]], None, "at least two times, got shape"),
         ([1.0, 0.5, 0.1], 5, "2 steps, but steps=5"),
         ("karas", 5, "did you mean 'karras'"),
         ("uniform", 0, "at least one step"),

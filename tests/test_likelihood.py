@@ -165,7 +165,7 @@ def test_errors_come_before_the_network_is_called() -> None:
         ({"levels": 1, "data_range": (0, 1)}, "levels must be a whole number of at least 2, got 1"),
         ({"prior": mixture_2d()}, r"a prior of samples of shape \(3,\), got \(2,\)"),
         ({"batch_size": 0}, "batch_size must be a whole number"),
-        ({"indices": [1]}, "one of indices= for each of 2 samples, got 1"),
+        ({"indices": [1]}, "names 1 samples for a batch of 2"),
         ({"divergence": ss.Divergence(), "probes": 2}, "in the Divergence, or beside its name, not both"),
         ({"solver": "ddpm", "nfe": 10}, "use a solver of kind 'ode'"),
         ({"t_min": 0.0}, "there is none at t = 0: use t_min=0.001"),

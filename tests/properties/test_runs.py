@@ -104,7 +104,7 @@ def test_a_corrector_that_does_nothing_leaves_the_predictor(predictor: str) -> N
     plain = ss.sample(model(), **asked).samples
     for corrector in (ss.Langevin(snr=1e-9), ss.AnnealedLangevin(snr=1e-9)):
         assert torch.allclose(ss.sample(model(), corrector=corrector, **asked).samples, plain, rtol=0, atol=1e-7)
-    with pytest.raises(ValueError, match="at least one corrector step"):
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 1"):
         ss.Langevin(steps=0)
 
 
