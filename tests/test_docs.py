@@ -30,7 +30,7 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
         for number, block in enumerate(blocks):
             exec(compile(block, f"{page.name}[{number}]", "exec"), namespace)
     assert {info.name for info in ss.solvers()} == before
-    assert blocks or page.name in ("api.md", "benchmarks.md", "derivations.md", "concepts.md", "choosing.md", "promises.md")
+    assert blocks or page.stem in ("api", "benchmarks", "derivations", "concepts", "choosing", "promises")
 
 
 def test_the_code_of_other_libraries_runs_beside_ours() -> None:
