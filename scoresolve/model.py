@@ -155,7 +155,7 @@ class ScoreModel:
         ends_noisy = sde.lam(sde.t_max) < native.lam(native.t_max) - slack
         view.t_max = sde.time(native.lam(native.t_max)) if ends_noisy else sde.t_max
         view.t_eps = known(sde.t_eps, native.t_eps)
-        ends_clean = native.sigma(native.t_min) == 0 or sde.sigma(sde.t_min) > native.sigma(native.t_min)
+        ends_clean = native.sigma(native.t_min) == 0
         view.t_min = sde.t_min if ends_clean else known(sde.t_min, native.t_min)
         return view
 

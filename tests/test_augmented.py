@@ -200,3 +200,10 @@ def test_a_derivative_that_is_not_finite_is_a_failure_of_its_sample() -> None:
     assert masked.ok.tolist() == [True, False, True]
     assert torch.equal(masked.log_prob[[0, 2]], alone.log_prob)
     assert np.isnan([masked.log_prob[1], masked.log_det[1], masked.samples[1, 0], masked.standard_error[1]]).all()
+
+
+def test_the_prior_of_samples_is_that_of_the_time_where_they_start() -> None:
+    sde, start = ss.EDM(), torch.tensor([[10.0], [60.0]], dtype=torch.float64)
+    found = ss.sample(gaussian(d=1).model(sde), start=start, t_max=40.0, t_min=1.0, nfe=2, log_prob="exact")
+    normal = torch.distributions.Normal(0.0, torch.tensor(40.0, dtype=torch.float64))
+    assert torch.allclose(found.log_prob + found.log_det, normal.log_prob(start[:, 0]), rtol=1e-12)

@@ -149,3 +149,4 @@ def test_errors_of_a_request() -> None:
 
 def test_a_divergence_is_exact_by_default() -> None:
     assert ss.Divergence() == ss.Divergence.of("exact") == ss.Divergence("exact", probes=1, control=None)
+    assert len({ss.Divergence(), ss.Divergence.of("exact")}) == 1  # a value: it has a hash, and does not change

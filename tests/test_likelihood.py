@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
@@ -157,6 +158,16 @@ def test_failures_are_masked_over_chunks() -> None:
     assert repr(found).startswith("LogLikelihood(3 samples, mean ")
 
 
+def test_progress_shows_a_bar_of_calls(capsys: pytest.CaptureFixture[str]) -> None:
+    model, x0 = gaussian().model(ss.VPSDE()), torch.zeros(1, 3)
+    found = ss.log_likelihood(model, x0, nfe=3)
+    assert capsys.readouterr().err == ""
+    ss.log_likelihood(model, x0, nfe=3, progress=True)
+    assert "3/3" in capsys.readouterr().err
+    with pytest.raises(FrozenInstanceError):
+        found.nfe = 0  # type: ignore[misc]
+
+
 def test_errors_come_before_the_network_is_called() -> None:
     model, x0 = gaussian().model(ss.VPSDE()), torch.zeros(2, 3)
     for wrong, match in (
@@ -178,6 +189,8 @@ def test_errors_come_before_the_network_is_called() -> None:
     assert model.nfe == 0
     with pytest.raises(ValueError, match=r"prior to return one log-density a sample, \(2,\); got \(2, 3\)"):
         ss.log_likelihood(model, x0, prior=lambda x: x)
+    with pytest.raises(ValueError, match=r"prior to return one log-density a sample, \(2,\); got float"):
+        ss.log_likelihood(model, x0, prior=lambda x: 1.0, nfe=2)
 
 
 def test_dequantisation_is_uniform_within_each_cell() -> None:

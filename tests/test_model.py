@@ -469,3 +469,23 @@ def test_a_view_along_an_equal_process_has_its_interval_exactly(name: str) -> No
     sde, same = PROCESSES[name], copy.copy(PROCESSES[name])
     view = ss.ScoreModel(lambda x, t: x, sde).on(same)
     assert (view.t_max, view.t_min, view.t_eps) == (sde.t_max, sde.t_min, sde.t_eps)
+
+
+def test_a_label_that_is_a_number_keeps_its_digits() -> None:
+    seen: list[Tensor] = []
+    model = ss.ScoreModel(lambda x, label: seen.append(label) or x, ss.VPSDE(), time=lambda t: 0.1)
+    model.score(_points(3), 0.5)
+    assert torch.equal(seen[0], torch.full((3,), 0.1, dtype=torch.float64))
+
+
+def test_a_view_along_a_scaled_path_asks_at_the_networks_own_scale_and_levels() -> None:
+    """On x' = c x: at c = 1/2 the network sees 2 x'. Where it ends is a matter of sigma / alpha, whatever c is."""
+    edm, x = mixture_2d().model(ss.EDM()), _points()
+    half = ss.GaussianPath(lambda t: 0.5, lambda t: 0.5 * t, t_min=0.0, t_max=80.0)
+    assert torch.allclose(edm.on(half).data(x / 2, 2.0), edm.data(x, 2.0), rtol=1e-12)
+    assert edm.on(half).t_min == 0.0  # not the root of a search
+    ends_at_1 = ss.ScoreModel(lambda x, t: x, ss.GaussianPath(lambda t: 1.0, lambda t: t, t_min=1.0, t_max=80.0))
+    assert ends_at_1.on(half).t_min == pytest.approx(1.0, rel=1e-12)
+    ten = ss.GaussianPath(lambda t: 10.0, lambda t: 10 * t, t_min=0.002)
+    view = ss.ScoreModel(lambda x, t: x, ss.VESDE()).on(ten)
+    assert view.t_min == view.t_eps == pytest.approx(ss.VESDE().rho(1e-5), rel=1e-12)  # sigma is 0.02 at 0.002

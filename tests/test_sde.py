@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import FrozenInstanceError
 
 import mpmath
 import numpy as np
@@ -217,6 +218,36 @@ def test_a_process_says_its_parameters_and_has_the_interval_of_its_paper(
 ) -> None:
     assert repr(sde).startswith(text)
     assert (sde.t_max, sde.t_min, sde.t_eps) == interval
+
+
+PARAMETERS = {ss.VESDE: ("sigma_min", "sigma_max"), ss.EDM: ("sigma_min", "sigma_max"), ss.CosineVPSDE: ("s",)}
+PARAMETERS |= {ss.VPSDE: ("beta_min", "beta_max"), ss.SubVPSDE: ("beta_min", "beta_max")}
+
+
+@pytest.mark.parametrize("process", PARAMETERS)
+def test_a_parameter_that_is_no_positive_finite_number_is_named(process: type[ss.SDE]) -> None:
+    for name in PARAMETERS[process]:
+        with pytest.raises(TypeError, match=f"^{name} must be a number, got '1'"):
+            process(**{name: "1"})
+        with pytest.raises(ValueError, match=f"^expected {name} to be a number, got nan"):
+            process(**{name: math.nan})
+        for bad in (-1.0, 0.0, math.inf):
+            with pytest.raises(ValueError, match=rf"{name}\b.*, got .*{bad}"):
+                process(**{name: bad})
+
+
+def test_a_path_takes_two_functions_and_has_a_smallest_time_in_proportion() -> None:
+    for functions in ((torch.cos, 0.5), (1.0, torch.sin)):
+        with pytest.raises(TypeError, match="alpha and sigma must be functions of t"):
+            ss.GaussianPath(*functions)  # type: ignore[arg-type]
+    assert ss.GaussianPath(torch.cos, torch.sin, t_min=0.0, t_max=0.5).t_eps == 5e-4
+
+
+def test_the_values_at_a_time_do_not_change() -> None:
+    (point,) = ss.EDM().points(np.array([2.0]))
+    assert (point.t, point.alpha, point.sigma, point.lam) == (2.0, 1.0, 2.0, -math.log(2.0))
+    with pytest.raises(FrozenInstanceError):
+        point.t = 1.0  # type: ignore[misc]
 
 
 def test_tables_may_be_tensors_that_want_gradients_and_say_the_range_of_what_is_refused() -> None:
