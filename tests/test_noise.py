@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from recorder import On, Record
 from scipy import stats
 from torch import Tensor
 
@@ -164,6 +165,38 @@ def test_noise_does_not_depend_on_the_blocks_it_is_made_in(
         for block in (1, 8, 9):
             monkeypatch.setattr("scoresolve.noise._BLOCK", block)
             assert torch.equal(ss.SampleStreams(1, range(shape[0])).draw(SOLVER, 0, like), whole)
+
+
+def _fresh(block: int) -> tuple[int, int]:
+    """How many tensors a draw in such blocks allocates, and how many elements."""
+    streams, like = ss.SampleStreams(1, range(4)), torch.empty(4, 100)
+    with pytest.MonkeyPatch.context() as patch, Record() as recorded:
+        patch.setattr("scoresolve.noise._BLOCK", block)
+        streams.draw(SOLVER, 0, like)
+    made = [out for func, _, _, out in recorded.steps if func._schema.returns[0].alias_info is None]
+    return len(made), sum(out.numel() for out in made)
+
+
+def test_blocks_work_in_one_room_of_their_size() -> None:
+    """No operation on a block allocates: 28 blocks make as many tensors as one does, and smaller ones."""
+    (whole, much), (parts, little) = _fresh(200), _fresh(8)
+    assert whole == parts
+    assert much - little == 4 * (200 - 8)  # words, room to work in, radius, angle
+
+
+def test_noise_is_made_on_the_device_of_the_state() -> None:
+    """On torch's device without memory, where tensors of the host are refused; keys go there once."""
+    like, streams = torch.empty(3, 5, device="meta"), ss.SampleStreams(7, range(3))
+    for index in (4, torch.tensor([4, 5, 6])):
+        drawn = streams.draw(SOLVER, index, like)
+        assert (drawn.shape, drawn.device, drawn.dtype) == (like.shape, like.device, like.dtype)
+    with On("meta"):
+        assert streams.draw(SOLVER, 4, like).device == like.device
+        keys = hashed(torch.arange(3, device="meta"), 5)
+        assert uniforms(keys, 4).device == like.device
+    assert streams.draws(SOLVER, [1, 2], like).device == like.device
+    assert streams.take(torch.tensor([0])).draw(SOLVER, 0, like[:1]).device == like.device
+    assert streams.draw(SOLVER, 0, torch.empty(3, 5)).device.type == "cpu"
 
 
 def test_places_are_spread_by_the_mirrored_digits_of_the_index() -> None:
