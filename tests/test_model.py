@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import PROCESSES, SMOOTH, CountingNet, mixture_2d
+from recorder import Record
 from torch import Tensor
 
 import scoresolve as ss
@@ -489,3 +490,14 @@ def test_a_view_along_a_scaled_path_asks_at_the_networks_own_scale_and_levels() 
     ten = ss.GaussianPath(lambda t: 10.0, lambda t: 10 * t, t_min=0.002)
     view = ss.ScoreModel(lambda x, t: x, ss.VESDE()).on(ten)
     assert view.t_min == view.t_eps == pytest.approx(ss.VESDE().rho(1e-5), rel=1e-12)  # sigma is 0.02 at 0.002
+
+
+def test_what_the_network_itself_predicts_costs_no_arithmetic() -> None:
+    answer, x = _points(), _points(seed=1)
+    for predicts in get_args(Prediction):
+        model = ss.ScoreModel(lambda x, t: answer, ss.VPSDE(), predicts=predicts)
+        model.prepare([0.5], predicts)
+        with Record() as recorded:
+            found = model.evaluate(x, 0.5, predicts)
+        assert torch.equal(found, answer)
+        assert not [func for func, *_ in recorded.steps if str(func).startswith(("aten.mul", "aten.add"))]
