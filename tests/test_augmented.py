@@ -158,8 +158,11 @@ def test_what_has_no_log_p_says_so_before_the_network_is_called() -> None:
     rows = (ss.Row(t=1.0, s=0.5, commit=(0.9, -0.5)),)
     with pytest.raises(ValueError, match="must multiply x by the ratio of sizes of the velocity prediction"):
         check_form(ss.Table(rows, predicts="velocity", start=1.0), ss.RectifiedFlow())
+    proposes = (ss.Row(t=1.0, s=0.5, commit=(1.0, -0.5), propose=(0.9,)), ss.Row(t=0.5, s=0.2, commit=(1.0, -0.3)))
+    with pytest.raises(ValueError, match="must multiply x by the ratio of sizes of the velocity prediction"):
+        check_form(ss.Table(proposes, predicts="velocity", start=1.0), ss.RectifiedFlow())
     assert model.nfe == 0
-    with pytest.raises(ValueError, match="callback cannot change the state"):
+    with pytest.raises(ValueError, match="callback cannot change the state of a run with log_prob="):
         ss.sample(model, t_min=0.01, callback=lambda step: step.x + 1, **start)
 
 

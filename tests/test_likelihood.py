@@ -211,5 +211,7 @@ def test_dequantisation_is_uniform_within_each_cell() -> None:
     assert coarse.unique().tolist() == [2.0**24 - 1]
     with pytest.raises(TypeError, match=r"whole numbers such as torch.uint8, got torch.float32"):
         ss.dequantise(torch.zeros(1, 3))
+    with pytest.raises(TypeError, match=r"whole numbers such as torch.uint8, got list"):
+        ss.dequantise([[1, 2]])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"with values in 0 ... 15"):
         ss.dequantise(images, levels=16)

@@ -70,7 +70,7 @@ def test_the_noise_of_a_seed_does_not_change_from_one_version_to_the_next() -> N
         [-1.7328589911495, 0.9637042435341, 0.4472172975287],
         [1.4055205758035, -0.4979542063779, -2.4188710089455],
     ]
-    assert torch.allclose(drawn, torch.tensor(pinned, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(drawn, torch.tensor(pinned, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 def _source(seed: int, n: int = 1000, d: int = 1000) -> Tensor:
@@ -206,6 +206,8 @@ def test_places_are_spread_by_the_mirrored_digits_of_the_index() -> None:
     steps = (places - places[0]).remainder(1.0)
     assert steps.tolist() == pytest.approx([0.0, 0.5, 0.25, 0.75, 0.125, 0.625, 0.375, 0.875], abs=1e-15)
     assert torch.equal(spread_places(7, [5, 2]), places[[5, 2]])
+    late = spread_places(7, [2**40 - 1])[0]
+    assert (late - places[0]).remainder(1.0) == pytest.approx(1 - 2.0**-40, abs=1e-15)
     shifts = torch.cat([spread_places(seed, [0]) for seed in range(400)]).sort().values
     assert (shifts - (torch.arange(400) + 0.5) / 400).abs().max() < 0.135  # Kolmogorov and Smirnov: p < 1e-6
     assert ((shifts > 0) & (shifts < 1)).all()
