@@ -24,8 +24,7 @@ class MonotoneCubic:
         self.count = len(nodes) - 1
         self._nodes = torch.from_numpy(nodes)
         # (4, N): the cubic on each interval, highest power first
-        straight = [[0.0], [0.0], nodes[1:] - nodes[:1], nodes[:1]]
-        cubics = PchipInterpolator(np.arange(self.count + 1.0), nodes).c if self.count > 1 else straight
+        cubics = PchipInterpolator(np.arange(self.count + 1.0), nodes).c  # of two nodes a straight line
         self._cubics = torch.as_tensor(np.array(cubics), dtype=torch.float64)
 
     def __call__(self, place: Tensor) -> Tensor:

@@ -157,6 +157,8 @@ class ScoreModel:
         view.t_eps = known(sde.t_eps, native.t_eps)
         ends_clean = native.sigma(native.t_min) == 0
         view.t_min = sde.t_min if ends_clean else known(sde.t_min, native.t_min)
+        if any(refinement.needs_signal for refinement in self.refinements):
+            view.t_max = min(view.t_max, end_with_signal(sde))
         return view
 
     def take(self, rows: Tensor, batch: int) -> ScoreModel:

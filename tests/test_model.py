@@ -258,6 +258,8 @@ def test_conditioning_is_passed_through_and_guidance_combines() -> None:
         conditioned.guide(2.0, strength=0.0).noise(x, 0.5)
     with pytest.raises(ValueError, match="unconditional values for"):
         conditioned.guide(2.0, class_=0)
+    with pytest.raises(TypeError, match="^scale must be a number, got 'high'"):
+        conditioned.guide("high")  # type: ignore[arg-type]
 
 
 def test_calls_are_counted_once_for_the_model_and_all_its_views() -> None:
@@ -472,6 +474,44 @@ def test_a_view_along_an_equal_process_has_its_interval_exactly(name: str) -> No
     assert (view.t_max, view.t_min, view.t_eps) == (sde.t_max, sde.t_min, sde.t_eps)
 
 
+class Shift(ss.Refinement):
+    """Adds numbers of each sample's own."""
+
+    needs_signal = True
+
+    def __init__(self, by: Tensor) -> None:
+        self.by = by
+
+    def __call__(self, x: Tensor, data: Tensor, t: float | Tensor, model: ss.ScoreModel) -> Tensor:
+        return data + self.by
+
+
+def test_refinements_follow_their_samples_and_end_where_there_is_signal() -> None:
+    model, x, by = mixture_2d().model(ss.RectifiedFlow()), _points(4), _points(4, 1)
+    view = model.refine(Shift(by))
+    assert view.t_max == pytest.approx(1000 / 1001, rel=1e-12)
+    assert model.refine(Shift(by)).refine(Shift(by)).t_max == view.t_max
+    assert mixture_2d().model(ss.VPSDE()).refine(Shift(by)).t_max == 1.0
+    path = ss.GaussianPath(lambda t: 1 - t, lambda t: t)
+    for sde in (ss.RectifiedFlow(), path):  # whichever comes first
+        assert view.on(sde).t_max == model.on(sde).refine(Shift(by)).t_max == pytest.approx(view.t_max, rel=1e-12)
+    rows = torch.tensor([3, 1])
+    assert torch.allclose(view.take(rows, 4).data(x[rows], 0.5), model.data(x[rows], 0.5) + by[rows])
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_network_is_told_the_times_of_its_own_process_as_they_are(name: str) -> None:
+    """To the bit, not by way of lam and back; a function of them is asked once for host times, and kept as numbers."""
+    seen: list[Tensor] = []
+    net = lambda x, label: seen.append(label) or x  # noqa: E731
+    for t in PROCESSES[name].t_max * np.linspace(0.1, 0.9, 7):
+        ss.ScoreModel(net, PROCESSES[name], predicts="data").data(_points(2), float(t))
+        assert seen.pop().tolist() == [t, t]
+    told = ss.ScoreModel(net, PROCESSES[name], predicts="data", time=lambda t: 2 * t).planned(0.3, "data")
+    assert told[3] == 0.6
+    assert all(isinstance(value, float) for value in told)
+
+
 def test_a_label_that_is_a_number_keeps_its_digits() -> None:
     seen: list[Tensor] = []
     model = ss.ScoreModel(lambda x, label: seen.append(label) or x, ss.VPSDE(), time=lambda t: 0.1)
@@ -484,6 +524,7 @@ def test_a_view_along_a_scaled_path_asks_at_the_networks_own_scale_and_levels() 
     edm, x = mixture_2d().model(ss.EDM()), _points()
     half = ss.GaussianPath(lambda t: 0.5, lambda t: 0.5 * t, t_min=0.0, t_max=80.0)
     assert torch.allclose(edm.on(half).data(x / 2, 2.0), edm.data(x, 2.0), rtol=1e-12)
+    assert torch.allclose(edm.on(half).data(x / 2, torch.full((7,), 2.0)), edm.data(x, 2.0), rtol=1e-12)
     assert edm.on(half).t_min == 0.0  # not the root of a search
     ends_at_1 = ss.ScoreModel(lambda x, t: x, ss.GaussianPath(lambda t: 1.0, lambda t: t, t_min=1.0, t_max=80.0))
     assert ends_at_1.on(half).t_min == pytest.approx(1.0, rel=1e-12)

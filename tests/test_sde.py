@@ -133,6 +133,9 @@ def test_functions_of_time_answer_in_kind_and_compute_in_float64(name: str) -> N
         assert isinstance(function(np.array([t, t])), np.ndarray)
         assert function(np.array([t, t]))[1] == value
         assert function(torch.tensor([t], dtype=torch.float64)).item() == value
+        coarse = function(np.array([t], dtype=np.float32))
+        assert coarse.dtype == np.float64
+        assert coarse[0] == function(float(np.float32(t)))
         single = function(torch.tensor([[t]], dtype=torch.float32))
         assert single.dtype == torch.float32
         assert single.shape == (1, 1)
@@ -268,6 +271,7 @@ def _half(t: torch.Tensor) -> torch.Tensor:
 def test_a_path_is_known_by_the_names_of_its_functions() -> None:
     """Which a table that was saved remembers: no address of this process is in them."""
     assert repr(ss.GaussianPath(_half, ss.RectifiedFlow().sigma)) == "GaussianPath(alpha=_half, sigma=SDE.sigma)"
+    assert repr(ss.GaussianPath(_half, torch.nn.Identity())) == "GaussianPath(alpha=_half, sigma=Identity())"
 
 
 @pytest.mark.parametrize("t", [0.4, torch.tensor(0.4, dtype=torch.float64), torch.full((2,), 0.4, dtype=torch.float64)])

@@ -50,7 +50,7 @@ TESTS = {
         "multistep", "solvers", "registry", "orders", "promises/01_order", "dpm_solver_v3", "adaptive_sde",
         "adaptive_flow", "correctors", "chunks",
     ],
-    "noise": ["noise", "table"],
+    "noise": ["noise"],
     "model": ["model", "sde"],
     "likelihood": ["likelihood", "divergence", "augmented"],
 }  # fmt: skip
