@@ -258,7 +258,7 @@ def test_conditioning_is_passed_through_and_guidance_combines() -> None:
         conditioned.guide(2.0, strength=0.0).noise(x, 0.5)
     with pytest.raises(ValueError, match="unconditional values for"):
         conditioned.guide(2.0, class_=0)
-    with pytest.raises(TypeError, match="^scale must be a number, got 'high'"):
+    with pytest.raises(TypeError, match=r"^scale must be a number, got 'high'"):
         conditioned.guide("high")  # type: ignore[arg-type]
 
 

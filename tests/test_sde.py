@@ -253,12 +253,23 @@ def test_the_values_at_a_time_do_not_change() -> None:
         point.t = 1.0  # type: ignore[misc]
 
 
+def test_noise_is_drawn_on_the_device_of_the_data() -> None:
+    x0 = torch.empty(2, 3, device="meta")
+    assert ss.VPSDE().perturb(x0, 0.5).device == x0.device
+    assert ss.VPSDE().prior_sample((2, 3), device="meta").device == x0.device
+
+
 def test_tables_may_be_tensors_that_want_gradients_and_say_the_range_of_what_is_refused() -> None:
     betas = torch.linspace(0.1, 0.4, 4, dtype=torch.float64, requires_grad=True)
     sde = ss.DiscreteVPSDE(betas)
     assert sde.betas.tolist() == betas.tolist()
     assert ss.DiscreteVPSDE(np.linspace(0.1, 0.4, 4, dtype=np.float32)).betas.dtype == np.float64
     assert sde.alpha(1.0) ** 2 == pytest.approx(0.9 * 0.8 * 0.7 * 0.6, rel=1e-14)
+    assert ss.DiscreteVPSDE([0.1, 0.3]).t_eps == 0.5
+    for table in (ss.DiscreteVPSDE.linear(), ss.DiscreteVPSDE.scaled_linear(), ss.DiscreteVPSDE.squared_cosine()):
+        assert table.N == 1000
+    with pytest.raises(TypeError, match=r"^betas must be numbers"):
+        ss.DiscreteVPSDE("0.1")  # type: ignore[arg-type]
     for bad in ([0.1, 1.0], [0.0, 0.1], [], [[0.1]]):
         with pytest.raises(ValueError, match="betas"):
             ss.DiscreteVPSDE(bad)
