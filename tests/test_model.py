@@ -253,6 +253,8 @@ def test_conditioning_is_passed_through_and_guidance_combines() -> None:
         guided = conditioned.guide(scale, label=torch.tensor([0.5]))
         assert torch.allclose(guided.noise(x, 0.5)[:, 0], 2 * (0.5 + scale * (label - 0.5)))
         assert [rows for rows, _ in calls] == [8]
+    each, rows = conditioned.guide(3.0, label=label.flip(0)), torch.tensor([3, 1])
+    assert torch.equal(each.take(rows, 4).noise(x[rows], 0.5), each.noise(x, 0.5)[rows])
     assert model.conditioning == {}  # views do not change the model they are of
     with pytest.raises(ValueError, match="stack the conditioning 'strength'"):
         conditioned.guide(2.0, strength=0.0).noise(x, 0.5)
@@ -465,6 +467,12 @@ def test_a_model_tells_what_its_network_is_asked_and_is_called() -> None:
         for told, was in zip(view.asked(x, t), seen.pop(), strict=True):
             assert told.dtype == was.dtype == torch.float64
             assert torch.equal(told, was)
+
+
+def test_labels_are_where_the_state_is() -> None:
+    x, model = torch.empty(3, 2, device="meta"), ss.ScoreModel(lambda x, t: x, ss.VPSDE())
+    for t in (0.5, torch.tensor(0.5), torch.tensor([0.1, 0.5, 0.9])):
+        assert {told.device.type for told in model.asked(x, t)} == {"meta"}
 
 
 @pytest.mark.parametrize("name", PROCESSES)
