@@ -333,3 +333,35 @@ def test_solvers_are_each_other_where_they_are_said_to_be() -> None:
         assert build(name, first=2).rows == build(name).rows
         with pytest.raises(ValueError, match="first= to be 1 or 2"):
             build(name, first=3)
+
+
+@pytest.mark.parametrize("name", ["euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral"])
+def test_ancestral_steps_go_down_by_their_solver_and_up_by_noise(name: str) -> None:
+    """rho_up = eta rho_s sqrt(1 - (rho_s / rho_t)^2), rho_down^2 = rho_s^2 - rho_up^2, on EDM, where t is rho."""
+    sde, (t, s), plain = ss.EDM(), (3.0, 1.2), {"dpm_2_ancestral": "dpm_solver_2s", "dpmpp_2s_ancestral": "dpmpp_2s"}
+    for eta in (0.0, 0.6, 1.0):
+        up = eta * s * math.sqrt(1 - (s / t) ** 2)
+        found = ss.build_table(name, sde, np.array([t, s]), eta=eta).rows
+        step = ss.build_table(plain.get(name, "ddim"), sde, np.array([t, math.sqrt(s**2 - up**2)])).rows
+        assert sum(found[-1].noise) == pytest.approx(up)
+        for row, other in zip(found, step, strict=True):
+            assert (row.t, *row.commit, *row.propose) == pytest.approx((other.t, *other.commit, *other.propose))
+    to_zero = ss.build_table(name, sde, np.array([t, 0.0]))
+    assert not to_zero.stochastic
+    with pytest.raises(ValueError, match="eta >= 0"):
+        ss.build_table(name, sde, np.array([t, s]), eta=-0.1)
+
+
+def test_sa_solver_without_noise_is_exponential_adams_or_unipc() -> None:
+    """Its corrector is the exact one, of as many nodes as are asked for; below two there is none."""
+    sde = ss.VPSDE()
+    build = lambda name, **options: ss.build_table(name, sde, sde.time(np.linspace(-2.0, 2.0, 8)), **options)  # noqa: E731
+    for order in (1, 2, 3, 4):
+        plain = build(f"exponential_{order}", start="low").rows
+        for nodes in (0, 1):
+            assert build("sa_solver", tau=0.0, predictor_order=order, corrector_order=nodes).rows == plain
+        corrected = build("sa_solver", tau=0.0, predictor_order=order, corrector_order=order + 1).rows
+        assert corrected == build(f"unipc_{order}", variant="exact").rows != plain
+    assert build("sa_solver").rows == build("sa_solver", predictor_order=3, corrector_order=4, tau=1.0).rows
+    assert build("sa_solver", tau=0.0).options["predictor_order"] == 3
+    assert build("sa_solver", predictor_order=2, corrector_order=2) != build("sa_solver")

@@ -124,6 +124,7 @@ def test_the_records_agree_with_what_is_declared() -> None:
     """On the mixture strong orders are known to 0.15: they are slopes of means over 4096 paths."""
     recorded = _recorded()
     for info in TABLES:
+        assert info.build(VP, np.array([0.9, 0.5])).solver == info.name
         row = recorded[info.name]
         expected = info.order if info.name != "ipndm_v_4" else 3
         assert float(row["order"]) == pytest.approx(expected, abs=0.2), info.name
