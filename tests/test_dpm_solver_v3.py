@@ -108,7 +108,9 @@ def test_it_is_exact_where_the_rest_grows_as_its_statistic_says(outputs: int, un
 
 def test_where_lam_is_infinite_its_steps_are_ddims() -> None:
     flow, times = ss.RectifiedFlow(), np.array([1.0, 0.7, 0.3, 0.0])
-    for found, ddim in zip(*(ss.build_table(name, flow, times).rows for name in ("dpm_solver_v3", "ddim")), strict=True):
+    for found, ddim in zip(
+        *(ss.build_table(name, flow, times).rows for name in ("dpm_solver_v3", "ddim")), strict=True
+    ):
         if found.t == 1.0 or found.s == 0.0:
             np.testing.assert_allclose(found.commit[:2], ddim.commit, atol=1e-12)
             assert not np.any(found.commit[2:])
