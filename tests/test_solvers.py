@@ -315,7 +315,7 @@ def test_a_table_says_which_solver_it_is_of_and_at_what_noise_level(info: ss.Sol
     eta = {"eta": 0.7} if "eta" in info.options else {}
     table = info.build(sde, sde.time(np.linspace(-2.0, 2.0, 4)), **eta)
     assert table.solver == info.name
-    assert table.options.get("eta", 0.7) == 0.7
+    assert {**table.options, **eta} == table.options
 
 
 def test_solvers_are_each_other_where_they_are_said_to_be() -> None:

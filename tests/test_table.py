@@ -103,6 +103,30 @@ def test_a_callback_may_change_the_state_however_outputs_are_kept(name: str) -> 
         seen.clear()
 
 
+@pytest.mark.parametrize("predicts", ["noise", "v", "velocity", "score"])
+@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "heun"])
+def test_a_networks_own_prediction_is_converted_however_outputs_are_kept(name: str, predicts: str) -> None:
+    """``m = a y + b answer`` with either of a and b the larger, against the network that answers m itself."""
+    sde = ss.VPSDE()
+    exact, table = mixture_2d().model(sde), build(name, sde, np.array([0.9, 0.6, 0.4, 0.1]))
+    model = ss.ScoreModel(lambda x, t: exact.evaluate(x, t, predicts), sde, predicts=predicts)  # type: ignore[arg-type]
+    start = torch.tensor([[0.3, -0.8]], dtype=torch.float64)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            found, expected = (table.run(own, start, _Ones())[0] for own in (model, exact))
+        assert torch.allclose(found, expected, rtol=1e-9)
+
+
+def test_noise_alone_does_not_write_into_the_callers_state() -> None:
+    table = ss.Table((ss.Row(1.0, 0.5, noise=0.5), ss.Row(0.5, 0.1, noise=0.25)), "data", 1.0)
+    start = torch.tensor([[0.3, -0.8]], dtype=torch.float64)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            found, _ = table.run(mixture_2d().model(ss.VPSDE()), start, _Ones())
+        assert torch.allclose(found, start + 0.75)
+        assert start.tolist() == [[0.3, -0.8]]
+
+
 def test_a_state_that_is_only_shown_cannot_be_changed() -> None:
     x, seen = torch.zeros(2), []
     only_shown(lambda step, t, x: seen.append((step, t)) or x, 3, 0.5, x, "a run")
