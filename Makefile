@@ -11,18 +11,24 @@ ARGS   ?=
 PY  := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
+# Beside the promises, what needs no sampling.
+FAST := exact multistep noise quadrature sde table
+
 # One thread per test process: there are two of them, and small tensors gain nothing from more.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test bench peers mutate lint format docs dev clean distclean
+.PHONY: help test fast bench peers mutate lint format docs dev clean distclean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: $(VENV)/.with-test  ## run the tests and the examples in the docstrings
 	$(ONE_THREAD) $(PY) -m pytest -n 2 $(ARGS)
+
+fast: $(VENV)/.with-test  ## the promises and the closed forms, in under a minute
+	$(ONE_THREAD) $(PY) -m pytest -n 2 -q -m "not slow" tests/promises $(FAST:%=tests/test_%.py) $(ARGS)
 
 bench: $(VENV)/.with-bench  ## measure every solver: error against the number of network calls
 	$(PY) benchmarks/run.py $(ARGS)

@@ -164,6 +164,7 @@ PAGES: list[tuple[str, str, Callable[[], str]]] = [
     ("docs/diffusers.md", "parity", partial(csv_table, "diffusers_parity")),
     ("docs/conformance.md", "diffusers", partial(conformance_table, "diffusers")),
     ("docs/conformance.md", "scoresolve", partial(conformance_table, "scoresolve")),
+    ("docs/promises.md", "mutation", partial(csv_table, "mutation")),
     ("docs/tuning.md", "tuning", tuning_table),
     ("docs/tuning.md", "advise", partial(transcript, "advise")),
 ]

@@ -8,6 +8,8 @@ from .ahead import Ahead
 from .noise import NoiseSource
 from .watch import require_finite
 
+_OURS = f"{__name__.split('.')[0]}."
+
 
 def drawn(noise: NoiseSource, stream: int, index: int | Tensor, like: Tensor) -> Tensor:
     """``noise.draw(stream, index, like)``, checked: of the shape, dtype and device of ``like``, nothing broadcast.
@@ -23,11 +25,11 @@ def drawn(noise: NoiseSource, stream: int, index: int | Tensor, like: Tensor) ->
     source = type(noise.source if isinstance(noise, Ahead) else noise)
     if not isinstance(normal, Tensor):
         raise TypeError(f"{_said(source, stream, index)} {type(normal).__name__}; expected {_kind(like)}")
-    if (normal.shape, normal.dtype, normal.device) != (like.shape, like.dtype, like.device):
+    if normal.shape != like.shape or normal.dtype != like.dtype or normal.device != like.device:
         raise ValueError(
             f"{_said(source, stream, index)} {_kind(normal)}; expected {_kind(like)}, as of the argument like"
         )
-    if like.device.type == "cpu" and source.__module__.split(".")[0] != __name__.split(".")[0]:
+    if not source.__module__.startswith(_OURS) and like.device.type == "cpu":
         require_finite(normal.detach(), _said(source, stream, index), "check the source of noise at that draw")
     return normal
 

@@ -26,6 +26,32 @@ def starts(law: ss.exact.Law, sde: ss.SDE, t: float, batch: int = 16) -> Tensor:
     return law.marginal(sde, t).sample(batch, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize(
+    ("solver", "order", "evaluations"),
+    # order 6 is that of five outputs with their corrector; the seventh stage of a pair is the first of the next step
+    [
+        ("adaptive_abm", 6, 1),
+        ("adaptive_dp5", 5, 6),
+        ("adaptive_tsit5", 5, 6),
+        ("adaptive_bs3", 3, 3),
+        ("adaptive_dpm_12", 2, 2),
+        ("adaptive_dpm_23", 3, 3),
+    ],
+)
+def test_the_solvers_declare_what_they_are_and_ask_for_their_own_defaults(
+    solver: str, order: int, evaluations: int
+) -> None:
+    info, times = ss.get_solver(solver), np.array([1.0, 0.1])
+    assert (info.kind, info.adaptive, info.order, info.evaluations) == ("ode", True, order, evaluations)
+    runner = info.build(PROCESSES["vp"], times)
+    assert (runner.rtol, runner.atol, runner.dense) == (1e-3, 1e-3, False)
+    defaults = {"clock": "log_flow", "order": 5, "prediction": "data"}
+    named = {name: value for name, value in defaults.items() if name in info.options}
+    assert info.build(PROCESSES["vp"], times, **named).method == runner.method
+    own = info.build(PROCESSES["vp"], times, rtol=0.3, atol=0.2, dense=True)
+    assert (own.rtol, own.atol, own.dense, own.times.tolist()) == (0.3, 0.2, True, [1.0, 0.1])
+
+
 @pytest.mark.property(35)
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", [name for name in PROCESSES if name != "ddpm_table"])

@@ -171,6 +171,72 @@ def test_runs_from_no_signal_and_to_no_noise(name: str, solver: str) -> None:
     assert torch.equal(found.nfe_per_sample, 2 * found.stats["accepted"] + found.stats["rejected"] + ends)
 
 
+@pytest.mark.parametrize("name", ["vp", "edm", "flow"])
+@pytest.mark.parametrize("eta", [0.5, 1.0, 1.3])
+def test_the_numbers_of_the_pair_are_those_of_sra1(eta: float, name: str) -> None:
+    """The weights that the table of SRA1 has on the same step; the estimate is that plus a step of first order."""
+    sde = PROCESSES[name]
+    t, s = float(sde.time(-0.3)), float(sde.time(0.1))
+    stage, end = ss.build_table("sra1", sde, np.array([t, s]), eta=eta).rows
+    pair = ss.registry.build("adaptive_sde_sra", sde, np.array([t, s]), eta=eta).pair
+    assert pair.longest == pytest.approx(min(1.2 / (1 + eta**2), 0.8 / eta**2))
+    assert (pair.eta, pair.order, pair.first, pair.controller.grow) == (eta, 1.5, math.inf, 2.0)
+    a, b = (pair.place(torch.tensor([u], dtype=torch.float64)) for u in (t, s))
+    assert (a.item(), pair.time(b).item()) == (pytest.approx(-0.3), pytest.approx(s))
+    clock = np.exp(2 * eta**2 * np.array([-0.3, -0.1, 0.1]))
+    assert pair.share(a, b).item() == pytest.approx((clock[1] - clock[0]) / (clock[2] - clock[0]))
+    found = pair.weights(a, b)
+    of = lambda weights: [0.0 if w is None else w.item() for w in weights]  # noqa: E731
+    assert found.stage.item() == pytest.approx(end.t)
+    # I is z_0 / sqrt(3), and W is sqrt(3)/2 z_0 + z_1 / 2
+    assert of(found.propose) == pytest.approx([*stage.propose, 0, 0, stage.propose_noise[0] * math.sqrt(3)])
+    assert of(found.commit) == pytest.approx([end.commit[0], end.commit[2], end.commit[1], math.hypot(*end.noise), 0])
+    assert of(found.error) == pytest.approx([0, -end.commit[1], end.commit[1], 0, 0])
+
+
+def test_the_numbers_of_gotta_go_fast_are_those_of_its_formula() -> None:
+    """Jolicoeur-Martineau et al. 2021, alg. 1, in plain numbers."""
+    t, s = 0.6, 0.45
+    pair = ss.registry.build("adaptive_sde_ggf", VP, np.array([t, s])).pair
+    x, first, second, z = 0.8, -0.4, 0.3, 1.1
+
+    def added(x: float, data: float, t: float) -> float:
+        score, square = (VP.alpha(t) * data - x) / VP.sigma(t) ** 2, VP.squared_diffusion(t)
+        return (t - s) * (square * score - VP.drift_rate(t) * x) + math.sqrt(square * (t - s)) * z
+
+    def added_there(y: float) -> float:
+        score, square = (VP.alpha(s) * second - y) / VP.sigma(s) ** 2, VP.squared_diffusion(s)
+        return 0.15 * (square * score - VP.drift_rate(s) * y) + math.sqrt(square * 0.15) * z
+
+    low = x + added(x, first, t)
+    high = 0.5 * (low + x + added_there(low))
+    a, b = (pair.place(torch.tensor([u], dtype=torch.float64)) for u in (t, s))
+    found = pair.weights(a, b)
+    registers = (x, first, second, z, 0.0)
+    of = lambda weights: sum(w.item() * r for w, r in zip(weights, registers, strict=True) if w is not None)  # noqa: E731
+    assert found.stage.item() == s
+    assert of(found.propose) == pytest.approx(low)
+    assert of(found.commit) == pytest.approx(high)
+    assert of(found.error) == pytest.approx(high - low)
+    assert (pair.eta, pair.order, pair.first, pair.longest) == (1.0, 1.0, 0.01, math.inf)
+    assert (pair.controller.integral, pair.integrals, pair.share(a, b).item()) == (0.9, False, 0.5)
+    error, end, before = (torch.tensor([row], dtype=torch.float64) for row in ([0.1, 0.2], [1.0, -3.0], [2.0, 0.5]))
+    scaled = pair.scaled(error, before, end, before, 0.1, 0.25).item()
+    assert scaled == pytest.approx(math.sqrt(0.5 * ((0.1 / 0.25) ** 2 + (0.2 / 0.32) ** 2)))
+    assert pair.scaled(error * math.nan, before, end, before, 0.1, 0.25).item() == math.inf
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_solvers_ask_for_their_own_defaults(solver: str) -> None:
+    info, times = ss.get_solver(solver), np.array([1.0, 0.1])
+    runner = info.build(VP, times)
+    assert (info.kind, info.adaptive, info.evaluations) == ("sde", True, 2)
+    assert (info.order, info.strong_order) == ((2, 1.5) if solver.endswith("sra") else (1, 1.0))
+    assert (runner.rtol, runner.atol, runner.pair.eta, runner.nodes) == (0.05, 0.0078, 1.0, False)
+    own = info.build(VP, times, rtol=0.3, atol=0.2, nodes=True)
+    assert (own.rtol, own.atol, own.nodes, own.times.tolist()) == (0.3, 0.2, True, [1.0, 0.1])
+
+
 # -- each sample for itself -----------------------------------------------------------------------------------------
 
 

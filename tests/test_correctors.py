@@ -154,6 +154,26 @@ def test_corrector_only_sampling_to_noise_zero_ends_with_the_denoised_estimate()
     assert solution.samples.flatten().tolist() == pytest.approx([0.7, 0.7], rel=1e-6)
 
 
+def test_corrector_only_sampling_shows_each_level_and_takes_what_a_callback_returns() -> None:
+    model = mixture_2d().model(ss.VPSDE())
+    seen: list[tuple[int, float]] = []
+
+    def halved(step: ss.Step) -> Tensor:
+        seen.append((step.index, step.time))
+        return 0.5 * step.x
+
+    times = [1.0, 0.6, 0.2]
+    options = {"solver": "annealed_langevin", "grid": times, "seed": 0, "dtype": torch.float64}
+    plain = ss.sample(model, (3, 2), trajectory=True, **options)
+    ours = ss.sample(model, (3, 2), trajectory=True, callback=halved, **options)
+    assert seen == [(1, 0.6), (2, 0.2)]
+    assert plain.trajectory is not None
+    assert ours.trajectory is not None
+    assert torch.equal(plain.trajectory[-1], plain.samples)
+    assert torch.allclose(ours.trajectory[1], 0.5 * plain.trajectory[1])
+    assert torch.equal(ours.trajectory[-1], ours.samples)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 
 import scoresolve as ss
 
@@ -76,6 +77,43 @@ def test_without_statistics_it_is_exact_unipc() -> None:
     theirs = ss.build_table("unipc_2", VP, times, variant="exact")
     for row, other in zip(ours.rows, theirs.rows, strict=True):
         np.testing.assert_allclose(row.commit, other.commit, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("outputs", "unic"), [(2, False), (2, True), (3, True)])
+def test_it_is_exact_where_the_rest_grows_as_its_statistic_says(outputs: int, unic: bool) -> None:
+    """f = e^S times a polynomial through the nodes at hand: one output predicts the first step, two correct it.
+
+    Then ``e^L y`` at the end is that at the start minus the integral of e^L f, by adaptive quadrature.
+    """
+    statistics = ss.ModelStatistics((-3.0, -1.0, 1.0, 2.5), (0.9, 0.6, 0.3, 0.1), (0.5, -0.3, -0.8, -1.2))
+    times = np.asarray(VP.time(np.array([-4.0, -2.4, -1.5, 0.1, 0.8, 2.0, 3.5])))  # beyond the statistics too
+
+    def rest(lam: float) -> float:
+        return math.exp(statistics.integrals(np.array(lam))[1]) * (0.7 - 0.4 * lam * unic)
+
+    def net(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        lam = float(VP.lam(t[0].item()))
+        return (1 - float(statistics.l(np.array(lam)))) * x / VP.alpha(t[0].item()) - rest(lam)
+
+    model = ss.ScoreModel(net, VP, predicts="data")
+    start = torch.tensor([[0.4], [-1.1]], dtype=torch.float64)
+    table = ss.build_table("dpm_solver_v3", VP, times, statistics=statistics, outputs=outputs, unic=unic)
+    found = ss.sample(model, start=start, solver=table).samples
+    whole = lambda lam: math.exp(statistics.integrals(np.array(lam))[0])  # noqa: E731
+    first, last = (float(VP.lam(t)) for t in times[[0, -1]])
+    added = quad(lambda lam: whole(lam) * rest(lam), first, last, epsabs=1e-12, epsrel=1e-12, limit=200)[0]
+    exact = VP.alpha(times[-1]) * (whole(first) * start / VP.alpha(times[0]) - added) / whole(last)
+    assert torch.allclose(found, exact, rtol=1e-8, atol=1e-8)
+
+
+def test_where_lam_is_infinite_its_steps_are_ddims() -> None:
+    flow, times = ss.RectifiedFlow(), np.array([1.0, 0.7, 0.3, 0.0])
+    for found, ddim in zip(
+        *(ss.build_table(name, flow, times).rows for name in ("dpm_solver_v3", "ddim")), strict=True
+    ):
+        if found.t == 1.0 or found.s == 0.0:
+            np.testing.assert_allclose(found.commit[:2], ddim.commit, atol=1e-12)
+            assert not np.any(found.commit[2:])
 
 
 def test_tables_and_statistics_are_json() -> None:

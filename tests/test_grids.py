@@ -160,7 +160,8 @@ def test_a_clock_that_is_finite_where_alpha_is_zero_starts_there() -> None:
 def test_arrays_of_every_kind_are_taken_as_they_are() -> None:
     sde = ss.VPSDE()
     for given_times in ([1.0, 0.4, 0.1], (1.0, 0.4, 0.1), np.array([1.0, 0.4, 0.1]), torch.tensor([1.0, 0.4, 0.1])):
-        assert make_grid(given_times, sde, None, 1.0, 0.0) == pytest.approx([1.0, 0.4, 0.1])
+        for steps in (None, 2):
+            assert make_grid(given_times, sde, steps, 1.0, 0.0) == pytest.approx([1.0, 0.4, 0.1])
     own = lambda sde, steps, t_max, t_min: np.geomspace(t_max, t_min, steps + 1)  # noqa: E731
     assert make_grid(own, sde, 3, 1.0, 1e-3) == pytest.approx([1.0, 0.1, 0.01, 0.001])
     inside = lambda sde, steps, t_max, t_min: np.linspace(0.9, 0.2, steps + 1)  # noqa: E731

@@ -23,7 +23,7 @@ class Zeros(ss.SampleStreams):
         return NOISE
 
 
-Zeros.__module__ = ss.__name__  # the values of a stranger's noise are looked at, one read a draw
+Zeros.__module__ = ss.noise.__name__  # the values of a stranger's noise are looked at, one read a draw
 NOISE = torch.ones(4, 3)
 ANSWER = torch.ones(4, 3)
 

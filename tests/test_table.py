@@ -17,6 +17,7 @@ from torch import Tensor
 
 import scoresolve as ss
 from scoresolve.registry import build
+from scoresolve.table import only_shown
 
 finite = st.floats(-10, 10, allow_nan=False)
 ELSEWHERE = beyond("test_adaptive_flow.py, test_adaptive_sde.py, test_backends.py", *(i for i in SOLVERS if i.adaptive))
@@ -49,6 +50,20 @@ def tables(draw: st.DrawFn) -> ss.Table:
     return ss.Table(tuple(rows), draw(st.sampled_from(["data", "noise", "velocity"])), 1.0, "any", "", {"eta": 0.5})
 
 
+def _by_hand(table: ss.Table, start: Tensor, share: float = 1.0) -> Tensor:
+    """The loop in plain numbers, every normal one; each step's end is multiplied by a share."""
+    x = y = start
+    outputs: list[Tensor] = []
+    for row in table.rows:
+        outputs.insert(0, torch.tanh(y) * (1 + row.t))
+        registers = [x, *outputs]
+        x = sum((w * r for w, r in zip(row.commit, registers, strict=False)), torch.zeros_like(x))
+        x = (x + sum(row.noise)) * (1.0 if row.s is None else share)
+        y = sum((w * r for w, r in zip(row.propose, [x, *outputs], strict=False)), torch.zeros_like(x))
+        y = y + sum(row.propose_noise)
+    return x
+
+
 @given(table=tables())
 def test_the_loop_does_what_the_rows_say(table: ss.Table) -> None:
     """Against a loop that keeps every output and every product, in plain numbers."""
@@ -59,21 +74,86 @@ def test_the_loop_does_what_the_rows_say(table: ss.Table) -> None:
     with torch.no_grad():  # where no graph is kept the outputs lie in a ring
         unkept, _ = table.run(model, start, again)
 
-    x = y = start
-    outputs: list[Tensor] = []
-    for row in table.rows:
-        outputs.insert(0, torch.tanh(y) * (1 + row.t))
-        registers = [x, *outputs]
-        new = sum((w * r for w, r in zip(row.commit, registers, strict=False)), torch.zeros_like(x))
-        new = new + sum(row.noise)  # every normal is one
-        y = sum((w * r for w, r in zip(row.propose, [new, *outputs], strict=False)), torch.zeros_like(x))
-        y = y + sum(row.propose_noise)
-        x = new
+    x = _by_hand(table, start)
     for states in (found, unkept):
         assert torch.allclose(states, x, rtol=1e-9, atol=1e-9 * (1 + x.abs().max().item()))
     assert start.tolist() == [[0.3, -0.8]]
     assert noise.asked == again.asked == [(1, number) for number, row in enumerate(table.rows) if row.draws]
     assert model.nfe == 2 * table.nfe == 2 * len(table.rows)
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpmpp_2m", "heun", "seeds_2", "edm_heun"])
+def test_a_callback_may_change_the_state_however_outputs_are_kept(name: str) -> None:
+    """Folded, in a ring and in a graph; it is told the step and the time, and what it returns is gone on from."""
+    table = build(name, ss.VPSDE(), np.array([0.9, 0.6, 0.4, 0.1]))
+    model = ss.ScoreModel(lambda x, t: torch.tanh(x) * (1 + t[:, None]), ss.VPSDE(), predicts=table.predicts)
+    start = torch.tensor([[0.3, -0.8]], dtype=torch.float64)
+    seen: list[tuple[int, float]] = []
+
+    def halved(step: int, t: float, x: Tensor) -> Tensor:
+        seen.append((step, t))
+        return 0.5 * x
+
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            found, stats = table.run(model, start, _Ones(), halved)
+        assert torch.allclose(found, _by_hand(table, start, 0.5), rtol=1e-9)
+        assert seen == list(enumerate(table.times[1:], start=1))
+        assert stats == {}
+        seen.clear()
+
+
+@pytest.mark.parametrize("predicts", ["noise", "v", "velocity", "score"])
+@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "heun"])
+def test_a_networks_own_prediction_is_converted_however_outputs_are_kept(name: str, predicts: str) -> None:
+    """``m = a y + b answer`` with either of a and b the larger, against the network that answers m itself."""
+    sde = ss.VPSDE()
+    exact, table = mixture_2d().model(sde), build(name, sde, np.array([0.9, 0.6, 0.4, 0.1]))
+    model = ss.ScoreModel(lambda x, t: exact.evaluate(x, t, predicts), sde, predicts=predicts)  # type: ignore[arg-type]
+    start = torch.tensor([[0.3, -0.8]], dtype=torch.float64)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            found, expected = (table.run(own, start, _Ones())[0] for own in (model, exact))
+        assert torch.allclose(found, expected, rtol=1e-9)
+
+
+def test_noise_alone_does_not_write_into_the_callers_state() -> None:
+    table = ss.Table((ss.Row(1.0, 0.5, noise=0.5), ss.Row(0.5, 0.1, noise=0.25)), "data", 1.0)
+    start = torch.tensor([[0.3, -0.8]], dtype=torch.float64)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            found, _ = table.run(mixture_2d().model(ss.VPSDE()), start, _Ones())
+        assert torch.allclose(found, start + 0.75)
+        assert start.tolist() == [[0.3, -0.8]]
+
+
+def test_a_state_that_is_only_shown_cannot_be_changed() -> None:
+    x, seen = torch.zeros(2), []
+    only_shown(lambda step, t, x: seen.append((step, t)) or x, 3, 0.5, x, "a run")
+    assert seen == [(3, 0.5)]
+    with pytest.raises(ValueError, match="cannot change the state of a run: return None"):
+        only_shown(lambda step, t, x: x + 1, 3, 0.5, x, "a run")
+
+
+def test_a_row_says_what_it_does() -> None:
+    """A stage moves the point to ask at alone; a normal is z, or z0 and z1 where there are two; zeros are left out."""
+    assert ss.Row(1.0, None, propose=(0.5, -2.0), propose_noise=(0.25,)).formulas() == "y <- +0.5 x -2 m0 +0.25 z"
+    both = ss.Row(1.0, 0.5, (1.0, 0.0, 0.5), (0.1, 0.2), (1.0, 2.0), asks="data")
+    assert both.formulas() == "x <- +1 x +0.5 m1 +0.1 z0 +0.2 z1; y <- +1 x +2 m0 (m0 = data)"
+    assert ss.Row(1.0, 0.5, (0.0,)).formulas() == "x <- 0"
+
+
+def test_a_claim_about_the_velocity_is_of_both_weights() -> None:
+    """x + (s - t) velocity: neither may be off by 1e-6, of a step that is not the first either."""
+    good = (ss.Row(1.0, 0.5, (1.0, -0.5)), ss.Row(0.5, 0.1, (1.0, -0.4)))
+    of = lambda rows: ss.Table(rows, "velocity", 1.0, exact_on="velocity")  # noqa: E731
+    assert of(good).verify(ss.VPSDE()) == of(good)
+    for number, row in enumerate(good):
+        for change in ((1e-6, 0.0), (0.0, 1e-6), (-1e-6, 0.0)):
+            commit = (row.commit[0] + change[0], row.commit[1] + change[1])
+            rows = (*good[:number], dataclasses.replace(row, commit=commit), *good[number + 1 :])
+            with pytest.raises(ValueError, match=rf"row {number} to be exact for constant velocity"):
+                of(rows).verify(ss.VPSDE())
 
 
 @pytest.mark.property(40)

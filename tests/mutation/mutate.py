@@ -43,18 +43,19 @@ GROUPS = {
 """The files of each module."""
 TESTS = {
     "sde": ["sde"],
-    "table": ["table", "operations", "multistep", "solvers"],
+    "table": ["table", "operations", "multistep"],
     "quadrature": ["quadrature", "multistep"],
     "grids": ["grids", "grid_tables", "optimised"],
     "solvers": [
-        "multistep", "solvers", "registry", "orders", "promises/01_order", "dpm_solver_v3", "adaptive_sde",
-        "adaptive_flow", "correctors", "chunks",
+        "multistep", "solvers", "registry", "dpm_solver_v3", "adaptive_sde", "adaptive_flow", "correctors",
+        "promises/01_order::test_order_and_constant_on_a_gaussian",
+        "promises/01_order::test_the_records_agree_with_what_is_declared",
     ],
     "noise": ["noise"],
     "model": ["model", "sde"],
     "likelihood": ["likelihood", "divergence", "augmented"],
 }  # fmt: skip
-"""The tests of each module, ``tests/test_*.py`` or of ``promises/``, beside the examples of its own docstrings."""
+"""The tests of each module, ``tests/test_*.py`` or of ``promises/``, some by name, beside its docstrings' examples."""
 VERDICTS = ("equivalent", "words", "speed", "memory", "device", "defence", "open")
 """Of survivors: no behaviour differs; only a text does; only speed, or memory; only on a device that is not here; only
 where a check refuses what is refused elsewhere too; or nothing is known yet but that it survived some tests.

@@ -95,6 +95,7 @@ def test_the_last_steps_err_by_the_square_of_the_noise_level_they_begin_at(info:
     assert measured.slope(measured.end_errors(info, VP)) == pytest.approx(2, abs=0.12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("info", ODE, ids=_of)
 def test_order_on_a_nonlinear_mixture(info: ss.SolverInfo) -> None:
     """Against the exact flow, which in one dimension takes quantiles to quantiles; history seeded."""
@@ -104,6 +105,7 @@ def test_order_on_a_nonlinear_mixture(info: ss.SolverInfo) -> None:
     assert errors[-1] < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("info", STRONG, ids=_of)
 def test_strong_order_on_a_nonlinear_mixture(info: ss.SolverInfo) -> None:
     """On one Brownian path a sample against the solver's finest grid; the full measurement is in the records."""
@@ -122,6 +124,7 @@ def test_the_records_agree_with_what_is_declared() -> None:
     """On the mixture strong orders are known to 0.15: they are slopes of means over 4096 paths."""
     recorded = _recorded()
     for info in TABLES:
+        assert info.build(VP, np.array([0.9, 0.5])).solver == info.name
         row = recorded[info.name]
         expected = info.order if info.name != "ipndm_v_4" else 3
         assert float(row["order"]) == pytest.approx(expected, abs=0.2), info.name

@@ -33,6 +33,8 @@ from scoresolve.advice_files import Record
 from scoresolve.cli.files import write_tensor
 from scoresolve.tuning.teacher import Converged
 
+pytestmark = pytest.mark.slow
+
 
 def run_on(
     monkeypatch: pytest.MonkeyPatch, root: Path, how: str, at: int = 10**6, **settings: Any

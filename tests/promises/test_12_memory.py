@@ -12,6 +12,8 @@ from torch import Tensor
 
 import scoresolve as ss
 
+pytestmark = pytest.mark.slow
+
 
 class Alive:
     """A network that knows how many of the tensors it was given, and gave, still have their memory.
