@@ -230,3 +230,14 @@ def test_a_grid_by_name_is_made_once_and_given_away() -> None:
     assert again.tolist() == ss.grids.balanced(ss.VPSDE(), 6, 1.0, 1e-3).tolist()
     with pytest.raises(ValueError, match="at least one step"):
         ss.grids.make_grid("balanced", sde, 0, 1.0, 1e-3)
+
+
+@pytest.mark.parametrize("t_min", [1.0, 1.5, -0.1])
+def test_an_interval_without_length_is_refused(t_min: float) -> None:
+    with pytest.raises(ValueError, match=rf"0 <= t_min < t_max, got t_min={t_min:g} and t_max=1"):
+        make_grid("uniform", ss.VPSDE(), 4, 1.0, t_min)
+
+
+def test_a_power_below_one_is_finer_towards_the_noise() -> None:
+    """t = u^(1/2), u in equal steps."""
+    assert ss.grids.power(ss.VPSDE(), 4, 1.0, 0.0, power=0.5) == pytest.approx(np.sqrt([1, 0.75, 0.5, 0.25, 0]))
