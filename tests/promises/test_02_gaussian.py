@@ -14,6 +14,7 @@ is white in the clock ``V = alpha^2 / sigma^2``, in which (from ``g^2 |dt| = sig
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -24,6 +25,7 @@ from torch import Tensor
 
 import scoresolve as ss
 from benchmarks.order_errors import seeded
+from benchmarks.order_paths import parts
 
 LAW = gaussian()
 STEPS = 32
@@ -114,27 +116,7 @@ ETA_ONE = [
     "sra1",
     "sosra",
 ]
-AREAS = ["sra1", "sosra"]
 STRONG = {1: 0.12, 1.5: 0.025}
-
-
-def noises(table: ss.Table, sde: ss.SDE) -> list[tuple[float, float, str]]:
-    """(V_a, V_b, kind) of each draw: the increment over [V_a, V_b], or a part of SRA's noise of a step."""
-    found: list[tuple[float, float, str]] = []
-    begin, step = None, 0
-    for number, row in enumerate(table.rows):
-        first, last = table.times[step], table.times[step + 1]
-        begin = first if begin is None else begin
-        if row.draws and table.solver in AREAS:
-            again = bool(found) and found[-1][:2] == (level(sde, first), level(sde, last))
-            found.append((level(sde, first), level(sde, last), "rest" if again else "area"))
-        elif row.draws:
-            end = last if row.s is not None else table.rows[number + 1].t
-            found.append((level(sde, begin), level(sde, end), "increment"))
-            begin = end
-        if row.s is not None:
-            begin, step = None, step + 1
-    return found
 
 
 def level(sde: ss.SDE, t: float) -> float:
@@ -154,12 +136,13 @@ def strong_error(found: Affine, sde: ss.SDE) -> float:
         Phi, whole = sde.alpha(t) / sde.alpha(u) * R_t / R_u, (level(sde, u), level(sde, t))
         a, b = (1 + v * w for w in whole)
         total += (float(A[j, j]) - Phi) ** 2 * P_u + size**2 * (whole[1] - whole[0]) / (a * b)
-        for number, (low, high, kind) in enumerate(noises(found.table, sde)):
+        for number, part in enumerate(parts(found.table, sde).values()):
+            low, high = math.exp(2 * part.a), math.exp(2 * part.b)
             weight, length = float(B[number, j, j]), high - low
             grown = torch.tensor(v * length / (1 + v * low), dtype=torch.float64).log1p().item()
             increment = size * grown / v / length**0.5
             area = 3**0.5 * size * ((high + 1 / v) * grown / v - length / v) / length**1.5
-            inner = {"increment": increment, "area": area, "rest": 2 * increment - 3**0.5 * area}[kind]
+            inner = {"increment": increment, "area": area, "rest": 2 * increment - 3**0.5 * area}[part.kind]
             total += weight**2 - 2 * weight * inner
         exact += P_t
     return (max(total, 0.0) / exact) ** 0.5
