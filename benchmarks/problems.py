@@ -143,11 +143,15 @@ def mixture(settings: Settings) -> Problem:
     return _from_law(more, mixture_law(), "mixture", "Mixture, 2-D, five modes", stream=20)
 
 
-def empirical_digits(settings: Settings) -> Problem:
+def digits_law() -> ss.exact.Empirical:
     """The digits themselves, each widened by a Gaussian of standard deviation 0.05."""
-    law = ss.exact.Empirical(digits.images(), bandwidth=0.05)
+    return ss.exact.Empirical(digits.images(), bandwidth=0.05)
+
+
+def empirical_digits(settings: Settings) -> Problem:
+    """The digits' own law."""
     title = "Digits, empirical law (1797 points, 64-D)"
-    return _from_law(settings, law, "digits", title, stream=30, most_calls=50)
+    return _from_law(settings, digits_law(), "digits", title, stream=30, most_calls=50)
 
 
 def trained_network(settings: Settings) -> Problem:

@@ -75,7 +75,9 @@ def _label(cell: Cell) -> str:
 def tuned(made: Made, calls: int, seed: int) -> dict[str, Any]:
     """A table tuned with a seed, its errors on the problem's own starts, and its cost."""
     problem, began = made.problem, time.perf_counter()
-    table = ss.tune(problem.model, tuple(problem.shape), calls, seed=seed, starts=made.starts, held_out=made.starts)
+    table = ss.tune(
+        made.model, tuple(problem.shape), calls, seed=seed, starts=made.starts, held_out=made.starts, dtype=made.dtype
+    )
     minutes = (time.perf_counter() - began) / 60
     starts = problem.starts[: len(problem.reference.ends)]
     ends = ss.sample(problem.model, start=starts, solver=table).samples

@@ -16,32 +16,43 @@ import torch
 import scoresolve as ss
 
 from .digits import CACHE, Training
-from .problems import PROBLEMS, Problem, Settings, _from_law, from_model
+from .networks import UNet
+from .problems import PROBLEMS, Problem, Settings, _from_law, digits_law, from_model
 from .train import RESULTS, load
 
 UNSEEN = ("moons", "unet")
-STARTS = {"gaussian": 2048, "mixture": 4096, "moons": 4096, "digits": 512, "network": 512, "unet": 256}
-"""Starts that tables are fitted to, as many as are held out to choose by, and as many again that they are judged by."""
+STARTS = {"gaussian": 2048, "mixture": 4096, "moons": 4096, "digits": 2048, "network": 512, "unet": 256}
+"""Starts that tables are fitted to, and as many that are held out to choose by."""
+JUDGED = {**STARTS, "digits": 512}
+"""Starts that tables are judged by, none of which took part in tuning."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """A problem, and how many starts to fit to."""
+    """A problem with what tables are judged by, the network that they are tuned on, and how many starts to fit to.
+
+    The network is the problem's, but that of ``digits``, which is the same law computed in float32: twice as fast.
+    """
 
     problem: Problem
     starts: int
+    model: ss.ScoreModel
+    dtype: torch.dtype | None = None
 
 
 def make(name: str, networks: Path = RESULTS / "train") -> Made:
     """The problem of a name."""
-    count = STARTS[name]
-    settings = Settings(ss.VPSDE(), torch.device("cpu"), 0, count, count, Training(), CACHE, print)
+    settings = Settings(ss.VPSDE(), torch.device("cpu"), 0, JUDGED[name], JUDGED[name], Training(), CACHE, print)
     makers: dict[str, Callable[[Settings], Problem]] = {
         **PROBLEMS,
         "moons": _moons,
         "unet": lambda settings: _unet(settings, networks),
     }
-    return Made(makers[name](settings), count)
+    problem = makers[name](settings)
+    if name == "digits":
+        single = digits_law().model(settings.sde, dtype=torch.float32)
+        return Made(problem, STARTS[name], single, torch.float32)
+    return Made(problem, STARTS[name], problem.model)
 
 
 def _moons(settings: Settings) -> Problem:
@@ -51,10 +62,13 @@ def _moons(settings: Settings) -> Problem:
     points = torch.cat([upper, torch.tensor([1.0, 0.5], dtype=torch.float64) - upper])
     axes, _ = torch.linalg.qr(torch.randn(8, 8, generator=settings.generator(80), dtype=torch.float64))
     means = points @ axes[:, :2].T
-    law = ss.exact.GaussianMixture([1 / 40] * 40, means, (0.07**2 * torch.eye(8, dtype=torch.float64)).expand(40, 8, 8))
+    law = ss.exact.Empirical(means, bandwidth=0.07)
     return _from_law(replace(settings, sde=ss.RectifiedFlow()), law, "moons", "Two moons, 8-D, flow", stream=81)
 
 
 def _unet(settings: Settings, networks: Path) -> Problem:
     model = load(networks / "vp-digits" / "model.safetensors")
-    return from_model(settings, model, model.net.config.shape, "unet", "U-Net trained on the digits, VP")  # type: ignore[attr-defined]
+    assert isinstance(model.net, UNet)
+    # 1.35 times as many samples a second on a CPU
+    model.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return from_model(settings, model, model.net.config.shape, "unet", "U-Net trained on the digits, VP")

@@ -140,9 +140,23 @@ def test_states_of_any_dtype_shape_and_device_are_answered_in_kind() -> None:
     assert law.log_prob(x).shape == (3,)
 
 
+@pytest.mark.parametrize("law", [mixture_2d(), ss.exact.Empirical(torch.eye(2), 0.1)], ids=["mixture", "empirical"])
+def test_a_network_computes_in_the_dtype_asked_for(law: ss.exact.Law) -> None:
+    x = torch.randn(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    exact = law.model(ss.VPSDE()).data(x, 0.3)
+    for dtype, least, most in [(torch.float32, 1e-9, 1e-5), (torch.bfloat16, 1e-4, 0.1), (torch.float64, -1, 1e-15)]:
+        found = law.model(ss.VPSDE(), dtype=dtype).data(x, 0.3)
+        assert found.dtype == torch.float64
+        assert least < float((found - exact).abs().max()) < most
+    kept = [v.dtype for v in vars(law).values() if isinstance(v, Tensor)]
+    assert kept
+    assert set(kept) == {torch.float64}  # the law itself stays what it is
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: mixture_1d().model(ss.VPSDE(), dtype=torch.int32), "a floating-point dtype, got torch.int32"),
         (lambda: ss.exact.GaussianMixture([0.5, -0.5], [[0.0], [1.0]], [1.0, 1.0]), "positive weights"),
         (lambda: ss.exact.GaussianMixture([1.0], [[0.0], [1.0]], [1.0]), r"means of shape \(1, ...\)"),
         (lambda: ss.exact.Gaussian(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.1, 1.0]])), "symmetric"),

@@ -133,6 +133,17 @@ def test_the_teacher_is_the_exact_flow_of_a_gaussian(sde: ss.SDE) -> None:
 
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+@pytest.mark.parametrize(("goal", "most"), [(1e-3, 128), (1e-5, 128), (1e-7, 256)])
+def test_the_teacher_is_as_close_as_asked_and_no_dearer_than_that_needs(sde: ss.SDE, goal: float, most: int) -> None:
+    model = mixture().model(sde)
+    x = starts(model, 64, 2)
+    found, truth = (converge(model, x, sde.t_max, 1e-2, goal=g) for g in (goal, 1e-11))
+    scale = float(truth.ends.square().mean().sqrt())
+    assert float((found.ends - truth.ends).square().mean().sqrt()) < goal * scale
+    assert found.calls <= most
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 def test_tuned_tables_beat_all_published_ones_on_starts_not_seen(sde: ss.SDE) -> None:
     law = mixture()
     model = law.model(sde)
