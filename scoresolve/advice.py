@@ -255,9 +255,9 @@ class _Study:
         whole, sde, labels = self._task.purse, self._task.lesson.models[0].sde, self._task.labels
         rest = (whole.seconds or 0.0) - (time.monotonic() - whole.began)
         task = replace(self._task, purse=Purse(seconds=rest / left))
-        before, shorter = self._record.table(count), self._record.table(count - 1)
+        before, fewer = self._record.table(count), map(self._record.table, range(count - 1, 0, -1))
         more = [] if before is None else [lift(before, sde, labels)]
-        more += [] if shorter is None else grown(lift(shorter, sde, labels))
+        more += next((grown(lift(table, sde, labels), count) for table in fewer if table is not None), [])
         found = search(task, count, more, self._tick)
         finished = task.purse.open()
         if found.student is not None:

@@ -141,9 +141,9 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
 
 
 def _grown(shorter: Found | None, task: Task, calls: int) -> list[Student]:
-    """What a search of one call less for the same task leads on to."""
+    """What a search of fewer calls for the same task leads on to."""
     student = None if shorter is None or shorter.task is not task else shorter.student
-    return grown(student) if student is not None and student.calls == calls - 1 else []
+    return [] if student is None else grown(student, calls)
 
 
 def _seen(lesson: Lesson, features: Features | None, seed: int, stochastic: bool) -> Features:

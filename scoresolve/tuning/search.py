@@ -216,7 +216,11 @@ def _lifted(task: Task, trials: Sequence[Trial], count: int) -> list[Student]:
     return found
 
 
-def grown(shorter: Student, count: int = 2) -> list[Student]:
-    """Students of one call more, with the new one in the widest gaps between the times told: as good to begin with."""
+def grown(shorter: Student, calls: int, count: int = 2) -> list[Student]:
+    """Students of more calls, as good to begin with: new ones stand in the widest gaps between the times told.
+
+    The first of them in each of the ``count`` widest, which leads to students that differ.
+    """
     gaps = -torch.diff(torch.tensor([*shorter.places, shorter.last_place]))
-    return [shorter.grown(int(call)) for call in gaps.topk(min(count, len(gaps))).indices]
+    first = [shorter.grown(int(call)) for call in gaps.topk(min(count, len(gaps))).indices]
+    return first if calls == shorter.calls + 1 else [grown(student, calls, 1)[0] for student in first]
