@@ -49,11 +49,16 @@ class TableNet(nn.Module):
         return x / norm**2 + sigma / norm * raw
 
 
-def train(steps: int = STEPS) -> tuple[TableNet, float]:
-    """The average of the weights over the run's last tenth, and the mean loss there; the same at every call."""
+def _initial() -> TableNet:
+    """The network before training; torch's global generator is left where it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = TableNet()
+        return TableNet()
+
+
+def train(steps: int) -> tuple[TableNet, float]:
+    """The average of the weights over the run's last tenth, and the mean loss there; the same at every call."""
+    net = _initial()
     data, average, last = table(), copy.deepcopy(net), 0.0
     model = ss.ScoreModel(net, ss.EDM(), predicts="data", time="sigma")
     optimiser = torch.optim.AdamW(net.parameters(), RATE)
@@ -69,7 +74,7 @@ def train(steps: int = STEPS) -> tuple[TableNet, float]:
         optimiser.step()
         schedule.step()
         if (past := step - (steps - tail)) >= 0:
-            last += float(loss) / tail
+            last += loss.item() / tail
             with torch.no_grad():
                 torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 / (past + 1))
     return average.eval().requires_grad_(False), last
@@ -77,12 +82,12 @@ def train(steps: int = STEPS) -> tuple[TableNet, float]:
 
 def model(cache: Path) -> ss.ScoreModel:
     """The trained network, from its file if there is one."""
-    path, net = cache / "tabular.safetensors", TableNet()
+    path, net = cache / "tabular.safetensors", _initial()
     try:
         weights, _ = read_tensors(path)
         net.load_state_dict(weights)
     except (FileNotFoundError, CheckpointError):
-        net, loss = train()
+        net, loss = train(STEPS)
         cache.mkdir(parents=True, exist_ok=True)
         write_tensors(path, dict(net.state_dict()), {"loss": loss, "steps": STEPS})
     return ss.ScoreModel(net.eval().requires_grad_(False), ss.EDM(), predicts="data", time="sigma")
