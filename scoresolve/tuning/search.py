@@ -37,12 +37,13 @@ Part = Literal["train", "held_out"]
 class Purse:
     """What may be spent: samples seen by the network, and minutes.
 
-    Attributes: rows, seconds (limits, or None), spent (rows so far).
+    Attributes: rows, seconds (limits, or None), spent (rows so far), share (of the limits, that may be spent for now).
     """
 
     rows: int | None = None
     seconds: float | None = None
     spent: int = 0
+    share: float = 1.0
     began: float = field(default_factory=time.monotonic)
     _asked: float = math.inf
     _longest: float = 0.0
@@ -51,8 +52,8 @@ class Purse:
         """Whether something is left, and time enough for what took longest between two such questions."""
         now = time.monotonic()
         self._longest, self._asked = max(self._longest, now - self._asked), now
-        late = self.seconds is not None and now + self._longest > self.began + self.seconds
-        return not late and (self.rows is None or self.spent < self.rows)
+        late = self.seconds is not None and now + self._longest > self.began + self.share * self.seconds
+        return not late and (self.rows is None or self.spent < self.share * self.rows)
 
 
 @dataclass(frozen=True, eq=False)
