@@ -12,6 +12,7 @@ import torch
 
 import scoresolve as ss
 from scoresolve.propagation import affine_map
+from scoresolve.tuning import _stages
 from scoresolve.tuning.gauss_newton import begin, descend
 from scoresolve.tuning.lifting import lift
 from scoresolve.tuning.search import grown
@@ -191,6 +192,31 @@ def test_nothing_worse_than_the_best_published_table_comes_back() -> None:
     run = ss.sample(model, shape=(4, 2), solver=table, seed=0)
     plain = ss.sample(model, shape=(4, 2), solver=table.solver, grid=dict(FEW)[table.solver], nfe=4, seed=0)
     assert torch.equal(run.samples, plain.samples)
+
+
+@pytest.mark.parametrize(
+    ("asked", "searched"),
+    [([5], [5]), ([7], [3, 7]), ([8], [4, 8]), ([25], [6, 12, 25]), ([4, 12], [4, 6, 12]), ([5, 8, 10], [5, 8, 10])],
+)
+def test_more_calls_are_led_up_to(asked: list[int], searched: list[int]) -> None:
+    assert _stages(asked) == searched
+
+
+def test_what_leads_up_to_more_calls_costs_nothing_in_quality(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descents from published solvers are the same with and without; the best of all can only be better."""
+    model = mixture().model(ss.VPSDE())
+    given = {"starts": 64, "held_out": 64, "candidates": FEW[:2], "seed": 1}
+    led = ss.tune(model, (2,), 8, **given)
+    monkeypatch.setattr("scoresolve.tuning.DIRECT", 8)
+    direct = ss.tune(model, (2,), 8, **given)
+    assert led.options["rmse"] <= direct.options["rmse"] * (1 + 1e-9)
+    assert led.options["network_rows"] > direct.options["network_rows"]  # the search for 4 calls is paid, and said
+
+
+def test_a_solver_that_cannot_take_half_the_calls_is_no_obstacle() -> None:
+    model = mixture().model(ss.VPSDE())
+    table = ss.tune(model, (2,), 10, starts=64, held_out=64, candidates=[("heun", "uniform")], budget=10**5)
+    assert len(table.rows) == 10  # 5 is odd, Heun's method takes two calls a step
 
 
 def test_several_numbers_of_calls_and_what_a_table_says_of_itself() -> None:

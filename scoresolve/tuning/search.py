@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -126,12 +126,20 @@ class _Lane:
         self.fitted = [task.shooting("train", share) for _, _, share in ROUNDS]
         self._tried = len(self.trials) * nfe * len(lesson.held_out.x)
         count = ROUNDS[0][0] if task.opening is None else OPENED
-        self.students = [*more, *_lifted(task, self.trials, count)][:count]
+        self.lifted, self.given = _lifted(task, self.trials, count), more
 
     @property
     def spent(self) -> int:
         """Samples the network has seen."""
         return self._tried + self.held_out.spent + sum(train.spent for train in self.fitted)
+
+
+class _Run(NamedTuple):
+    """A descent on its way; given, whether it began from one of the students given, not from a published solver."""
+
+    lane: _Lane
+    fit: Fit
+    given: bool
 
 
 def search(
@@ -143,9 +151,10 @@ def search(
 ) -> Found:
     """A student of ``nfe`` calls.
 
-    Every published solver is run from the held-out starts; the best of each grid, and whatever students are given
-    ``more``, begin a descent; the best few of them finish it. ``tick`` is called after each step. ``opened``: the same
-    task from later times, with more students for each: they take part, and the best of all is found.
+    Every published solver is run from the held-out starts; the best of each grid begin a descent, and the best few of
+    them finish it. So does the best of the students given, ``more``, which lead early: for the same places they would
+    crowd out descents that end lower. ``tick`` is called after each step. ``opened``: the same task from later times,
+    with more students for each: they take part, and the best of all is found.
     Raises: ValueError if no published solver can be run with that many calls.
     """
     before = task.purse.spent
@@ -160,22 +169,23 @@ def search(
         return task.purse.open()
 
     go_on()
-    fits = [
-        (lane, begin(lane.held_out, student, width))
-        for lane in lanes for width in _widths(lane.trials[0]) for student in lane.students
+    runs = [
+        _Run(lane, begin(lane.held_out, student, width), given)
+        for lane in lanes for width in _widths(lane.trials[0])
+        for given, students in ((True, lane.given), (False, lane.lifted)) for student in students
     ]  # fmt: skip
     for number, (count, steps, _) in enumerate(ROUNDS):
-        chosen = sorted(fits, key=_promise)[:count] if number else fits
-        fits = []
-        for lane, fit in chosen:
+        chosen = _most_promising(runs, count) if number else runs
+        runs = []
+        for lane, fit, given in chosen:
             fit = begin(lane.held_out, fit.best, fit.width)
-            fits.append((lane, descend(lane.fitted[number], lane.held_out, fit, steps, go_on)))
+            runs.append(_Run(lane, descend(lane.fitted[number], lane.held_out, fit, steps, go_on), given))
     leading = min(lanes, key=lambda lane: lane.trials[0].error)
     lead = leading.trials[0]
     nothing = Found(None, lead.error, lead.median, lanes[0].trials, leading.task, lead)
-    if not fits:
+    if not runs:
         return nothing
-    lane, best = min(fits, key=_promise)
+    lane, best, _ = min(runs, key=_promise)
     for width in _widths(lane.trials[0])[1:]:  # the other cost may see a way on
         other = math.inf if best.width < math.inf else width
         best = descend(lane.fitted[-1], lane.held_out, begin(lane.held_out, best.best, other), ROUNDS[1][1], go_on)
@@ -204,8 +214,14 @@ def _sure(lane: _Lane, fit: Fit, leading: _Lane) -> bool:
     return clearly_closer(*(task.features(x) for x in (ends, run.samples, held_out.targets)))
 
 
-def _promise(fit: tuple[_Lane, Fit]) -> float:
-    return fit[1].held_out
+def _most_promising(runs: Sequence[_Run], count: int) -> list[_Run]:
+    """The best ``count`` of those that began from published solvers, and the best of the others."""
+    ranked = sorted(runs, key=_promise)
+    return [*[run for run in ranked if not run.given][:count], *[run for run in ranked if run.given][:1]]
+
+
+def _promise(run: _Run) -> float:
+    return run.fit.held_out
 
 
 def _lifted(task: Task, trials: Sequence[Trial], count: int) -> list[Student]:
