@@ -4,7 +4,7 @@ For every problem and number of calls: ``ss.tune`` with three seeds, and every d
 grid and of the peers at all their options, each judged by the root mean square error of its ends from the same 256 to
 16384 starts, none of which took part in the tuning. The best untuned one is chosen *with* these in view.
 
-Each cell is a file: a run that is killed goes on where it was. Writes ``tuning.csv``.
+Each cell is a file: a run that is killed goes on where it was. Writes ``tuning.csv`` and ``tuning.png``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ from typing import Any
 if not __package__:  # run as a script: the folder above holds both packages
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import torch
+from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
 from tqdm import tqdm
 
 import scoresolve as ss
@@ -146,6 +151,31 @@ def write(lines: Sequence[dict[str, Any]], path: Path) -> None:
         writer.writerows({k: f"{v:.3g}" if isinstance(v, float) else v for k, v in line.items()} for line in lines)
 
 
+def plot(lines: Sequence[dict[str, Any]], path: Path) -> None:
+    """The ratios against network calls, a line for each problem; a bar from the median to the worst of the seeds."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for index, name in enumerate(dict.fromkeys(line["problem"] for line in lines)):
+        own = [line for line in lines if line["problem"] == name]
+        calls, ratios = [line["calls"] for line in own], [line["ratio"] for line in own]
+        above = [line["worst_ratio"] - line["ratio"] for line in own]
+        axes.errorbar(
+            calls, ratios, (len(own) * [0], above), color=f"C{index}", marker="o", ms=4, capsize=2, label=name
+        )
+    axes.axhline(1.0, color="0.4", lw=1)
+    axes.axhline(0.5, color="0.4", lw=1, ls=":")
+    axes.set(xscale="log", yscale="log", xlabel="network calls", ylabel="error over that of the best untuned")
+    axes.set_xticks(sorted({line["calls"] for line in lines}))
+    axes.set_yticks([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(NullFormatter())
+        axis.set_minor_locator(NullLocator())
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing, and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -159,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (options.out / "cells").mkdir(parents=True, exist_ok=True)
     lines = rows(options.out / "cells", options.problems, options.nfe, options.seeds, options.known)
     write(lines, options.out / "tuning.csv")
+    plot(lines, options.out / "tuning.png")
     print((options.out / "tuning.csv").read_text())
     return 0
 

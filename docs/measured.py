@@ -148,26 +148,17 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def tuning_table() -> str:
     """Tuned tables beside the best untuned solver, a problem and a number of calls a line."""
-    head = [
-        "problem",
-        "calls",
-        "seeds",
-        "best untuned",
-        "of",
-        "error",
-        "tuned",
-        "ratio",
-        "median ratio",
-        "10⁶ samples",
-        "min",
-    ]
-    names = ("untuned", "of", "untuned_rmse", "tuned_rmse", "ratio", "median_ratio", "million_samples_seen", "minutes")
+    columns = {
+        "problem": "problem", "calls": "calls", "seeds": "seeds", "untuned": "best untuned", "of": "of",
+        "untuned_rmse": "error", "tuned_rmse": "tuned", "ratio": "ratio", "worst_ratio": "worst",
+        "median_ratio": "median ratio", "million_samples_seen": "10⁶ samples", "minutes": "min",
+    }  # fmt: skip
     lines = []
     for row in records("tuning"):
         solver, _, grid = row["untuned"].rpartition(" on ")
-        shown = {**row, "untuned": f"`{solver}`, {grid}"}
-        lines.append([f"`{row['problem']}`", row["calls"], row["seeds"], *(shown[name] for name in names)])
-    return markdown(head, lines)
+        shown = {**row, "problem": f"`{row['problem']}`", "untuned": f"`{solver}`, {grid}"}
+        lines.append([shown[name] for name in columns])
+    return markdown([*columns.values()], lines)
 
 
 def conformance_table(library: str) -> str:

@@ -84,6 +84,24 @@ def test_a_cell_is_measured_once_and_only_what_is_known_is_written(tmp_path: Pat
     assert (five["calls"], five["median_ratio"]) == (5, 0.5)
 
 
+def test_the_table_and_the_picture_are_of_what_is_known(tmp_path: Path, capsys) -> None:
+    cells = tmp_path / "cells"
+    cells.mkdir()
+    bare = {"tried": 7, "best": "ddim on karras", "rmse": 0.04, "best_by_median": "heun on beta", "median": 0.02}
+    table = {"options": {"starts": 256, "network_rows": 2 * 10**6}}
+    for calls in (4, 8):
+        (cells / f"unet-{calls}-untuned.json").write_text(json.dumps(bare))
+        run = {"rmse": 0.08 / calls, "median": 0.01, "minutes": 12.0, "table": table}
+        (cells / f"unet-{calls}-0.json").write_text(json.dumps(run))
+    assert tuning.main(["--known", "--out", str(tmp_path)]) == 0
+    head, four, eight = (tmp_path / "tuning.csv").read_text().splitlines()
+    assert head.startswith("problem,calls,seeds,untuned,of,untuned_rmse,tuned_rmse,ratio,worst_ratio,median_ratio")
+    assert four == "unet,4,1,ddim on karras,7,0.04,0.02,0.5,0.5,0.5,256,2,12"
+    assert eight == "unet,8,1,ddim on karras,7,0.04,0.01,0.25,0.25,0.5,256,2,12"
+    assert eight in capsys.readouterr().out
+    assert (tmp_path / "tuning.png").read_bytes()[1:4] == b"PNG"
+
+
 def test_every_problem_has_its_starts_and_enough_of_them_to_judge_by() -> None:
     assert set(STARTS) == set(JUDGED) == {"gaussian", "mixture", "digits", "network", *UNSEEN}
     assert min(JUDGED.values()) >= 256
