@@ -284,7 +284,8 @@ X = torch.zeros(2, 2)
         ({"seed": -1}, ValueError, "seed must be"),
         ({"indices": [0]}, ValueError, "names 1 samples for a batch of 2"),
         ({"eta": 1.0}, TypeError, "unknown option 'eta'"),
-        ({"solvr": "ddim"}, TypeError, "unknown option 'solvr'"),
+        ({"solvr": "ddim"}, TypeError, "unknown option 'solvr'; did you mean 'solver'?"),
+        ({"grids": "karras"}, TypeError, "unknown option 'grids'; did you mean 'grid'?"),
     ],
 )
 def test_bad_requests_are_refused_before_the_network_is_called(
