@@ -78,10 +78,11 @@ def _label(cell: Cell) -> str:
 
 def tuned(made: Made, calls: int, seed: int) -> dict[str, Any]:
     """A table tuned with a seed, its errors on the problem's own starts, and its cost."""
-    problem, count, began = made.problem, made.starts, time.perf_counter()
+    problem, began = made.problem, time.perf_counter()
     table = ss.tune(
-        problem.model, tuple(problem.shape), calls, seed=seed, starts=count, held_out=count, dtype=problem.starts.dtype
-    )
+        problem.model, tuple(problem.shape), calls, seed=seed, starts=made.starts, held_out=made.held_out,
+        dtype=problem.starts.dtype,
+    )  # fmt: skip
     minutes = (time.perf_counter() - began) / 60
     return {**judged(problem, table), "minutes": minutes, "table": json.loads(table.to_json())}
 

@@ -226,7 +226,9 @@ def check_options(info: SolverInfo, options: Mapping[str, Any]) -> None:
             )
         if option not in info.options:
             known = ", ".join(f"{name}={value!r}" for name, value in info.options.items())
-            raise TypeError(f"{unknown('option', option, info.options, also=RESERVED)}; {info.name!r} has the options {known}")
+            raise TypeError(
+                f"{unknown('option', option, info.options, also=RESERVED)}; {info.name!r} has the options {known}"
+            )
         default = info.options[option]
         if isinstance(default, float) and not callable(value):  # of time, where a solver takes that
             real_number(option, value)
