@@ -63,7 +63,7 @@ class Law(ABC):
         """The exact network: a ``ScoreModel`` that predicts the data, on any process, dtype and device.
 
         Args: sde; dtype to compute in, whatever that of the states. float32 is two or more times as fast, as much less
-        exact, and what accelerators without float64 can do.
+        exact, and what accelerators without float64 can do. Raises: TypeError for another dtype.
 
         >>> import torch, scoresolve as ss
         >>> law, x = ss.exact.Gaussian([0.0], 0.25), torch.tensor([[1.0]], dtype=torch.float64)
@@ -71,7 +71,8 @@ class Law(ABC):
         >>> 0 < float((exact - single).abs()) < 1e-6
         True
         """
-        require(dtype.is_floating_point, f"a floating-point dtype, got {dtype}")
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise TypeError(f"dtype must be a floating-point dtype of torch, like torch.float32, got {dtype!r}")
         there: dict[torch.device, Law] = {}  # the law's tensors are copied to a device once
 
         def denoiser(x: Tensor, t: Tensor) -> Tensor:
