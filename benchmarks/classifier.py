@@ -26,7 +26,7 @@ from .checkpoints import key, read_tensors, write_tensors
 from .classical import system
 from .data import Images, images
 from .digits import CACHE, Log
-from .networks import Block, Clock, Label, bounded
+from .networks import Block, Clock, Label, bounded, seeded
 
 BLOCK = 1024
 """Images that go through the network at once where no gradient is asked for."""
@@ -184,9 +184,8 @@ def _moved(x: Tensor, shift: int, generator: torch.Generator) -> Tensor:
 
 
 def initial(settings: Settings, data: Images) -> Classifier:
-    """The classifier before training; torch's global generator is left where it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+    """The classifier before training."""
+    with seeded(settings.seed):
         return Classifier(data.shape, data.classes, settings)
 
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 import scoresolve as ss
 
 from .checkpoints import key, write_whole
+from .networks import seeded
 
 SHAPE = (1, 8, 8)
 CACHE = Path(__file__).resolve().parent / "cache"
@@ -157,9 +158,8 @@ def train(config: Training, device: torch.device, progress: bool = True) -> tupl
 
 
 def _initial(config: Training) -> DigitNet:
-    """The network before training; torch's global generator is left where it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    """The network before training."""
+    with seeded(config.seed):
         return DigitNet(config.width, config.blocks)
 
 

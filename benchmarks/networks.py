@@ -8,7 +8,8 @@ app. B, in small. Every sample is treated by itself, and nothing is random in it
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -212,8 +213,15 @@ def _zero(layer: nn.Conv2d) -> nn.Conv2d:
     return layer
 
 
-def initial(config: NetworkConfig, seed: int) -> UNet:
-    """The network before training; torch's global generator is left where it was."""
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Networks made within have the weights of the seed; torch's global generator is left where it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        yield
+
+
+def initial(config: NetworkConfig, seed: int) -> UNet:
+    """The network before training."""
+    with seeded(seed):
         return UNet(config)

@@ -18,6 +18,7 @@ from tqdm import trange
 import scoresolve as ss
 
 from .checkpoints import CheckpointError, read_tensors, write_tensors
+from .networks import seeded
 
 STEPS, BATCH, RATE = 6000, 256, 2e-3
 
@@ -50,9 +51,8 @@ class TableNet(nn.Module):
 
 
 def _initial() -> TableNet:
-    """The network before training; torch's global generator is left where it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    """The network before training."""
+    with seeded(0):
         return TableNet()
 
 
