@@ -252,6 +252,7 @@ def test_a_network_in_float32_and_a_conditional_one() -> None:
     ("given", "message"),
     [
         ({"nfe": 0}, "nfe"),
+        ({"nfe": "eight"}, "got 'eight'"),
         ({"nfe": []}, "several"),
         ({"starts": torch.zeros(9, 3)}, r"starts of shape \(count, \*\(2,\)\)"),
         ({"starts": torch.zeros(9, 2), "held_out": 9}, "held out"),

@@ -114,7 +114,7 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
     4
     """
     check_model(model)
-    counts = list(nfe) if isinstance(nfe, Iterable) else [nfe]
+    counts = list(nfe) if isinstance(nfe, Iterable) and not isinstance(nfe, str) else [nfe]
     require(bool(counts), "nfe= a number of network calls, or several")
     counts = sorted({whole_number("nfe", count) for count in counts})
     ends = check_ends(model, t_min, t_max)
