@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from .advice_files import Record
-from .errors import require, whole_number
+from .errors import call_counts, real_number, require, whole_number
 from .grids import GRIDS
 from .identity import describe_model
 from .model import ScoreModel
@@ -127,7 +127,7 @@ def advise(
     model: ScoreModel,
     shape: Sequence[int],
     *,
-    nfe: Sequence[int] = NFE,
+    nfe: int | Sequence[int] = NFE,
     minutes: float = 15.0,
     seed: int = 0,
     starts: int | None = None,
@@ -146,7 +146,7 @@ def advise(
     Args:
         model: the network with its process.
         shape: of one sample, (3, 32, 32).
-        nfe: the numbers of network calls to advise on.
+        nfe: the number of network calls to advise on, or several.
         minutes: how long it may take, the converged solution apart: that comes first, and all else needs it. Published
             solvers come next, and tuned tables take what is left.
         seed, starts, held_out, t_min, t_max, batch_size, dtype, device: as in :func:`tune`.
@@ -167,9 +167,9 @@ def advise(
     4
     """
     check_model(model)
-    counts = sorted({whole_number("nfe", count) for count in nfe})
-    require(bool(counts) and minutes > 0, f"some numbers of calls and minutes > 0, got nfe={nfe}, minutes={minutes}")
-    sizes = check_shape(shape)
+    counts = call_counts(nfe)
+    require(real_number("minutes", minutes) > 0, f"minutes > 0, got {minutes}")
+    sizes, starts = check_shape(shape), None if starts is None else whole_number("starts", starts)
     asked = Asked(sizes, seed, starts, held_out, check_ends(model, t_min, t_max), batch_size, dtype, device)
     asked.counts()
     record = Record.open(out, {**describe_model(model), **asdict(asked), "dtype": str(dtype), "device": str(device)})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .defaults import default_solver
-from .errors import ScoreSolveError, require, whole_number
+from .errors import ScoreSolveError, call_counts, require
 from .model import ScoreModel
 from .presets import resolve
 from .reference import Reference, converge
@@ -73,7 +73,7 @@ def compare(
     shape: Sequence[int],
     *,
     solvers: Sequence[str] = (),
-    nfe: Sequence[int] = (5, 10, 20, 40),
+    nfe: int | Sequence[int] = (5, 10, 20, 40),
     seed: int = 0,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
@@ -89,7 +89,7 @@ def compare(
         model: the network with its process, its conditioning and its guidance.
         shape: (batch, ...), as in :func:`sample`.
         solvers: names as :func:`sample` takes them; default ``COMPARED`` and the default one of each budget.
-        nfe: budgets, each at least 1.
+        nfe: budget, or several, each at least 1.
         seed, dtype, device: as in :func:`sample`.
         advance: called with a word about what comes next, before it.
 
@@ -104,8 +104,7 @@ def compare(
     ([('ddim', 10), ('ddim', 40), ('heun', 10), ('heun', 40)], 'heun')
     """
     check_model(model)
-    budgets = [whole_number("each of nfe", calls) for calls in nfe]
-    require(bool(budgets), "at least one number of calls in nfe=, got none")
+    budgets = call_counts(nfe)
     for name in solvers or COMPARED:
         require(
             get_solver(resolve(name).solver).kind == "ode",

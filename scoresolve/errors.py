@@ -48,6 +48,13 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
     return number
 
 
+def call_counts(nfe: object) -> list[int]:
+    """The numbers of network calls asked for, one or several, ascending and each once. Raises: ValueError."""
+    several = list(nfe) if isinstance(nfe, Iterable) and not isinstance(nfe, str) else [nfe]
+    require(bool(several), "at least one number of calls in nfe=, got none")
+    return sorted({whole_number("nfe", calls) for calls in several})
+
+
 def real_number(name: str, value: Any) -> float:
     """The value as a float, of a tensor of one element too.
 

@@ -55,6 +55,23 @@ def test_the_errors_are_those_of_runs(folder: Path) -> None:
         found.best(6)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"nfe": "8"}, "nfe must be a whole number of at least 1, got '8'"),
+        ({"nfe": []}, "at least one number of calls"),
+        ({"minutes": "x"}, "minutes must be a number, got 'x'"),
+        ({"starts": torch.zeros(64, 2)}, "starts must be a whole number"),
+        ({"batch_size": 0}, "batch_size must be a whole number"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_the_network_is_called(given: dict[str, object], message: str) -> None:
+    model = network()
+    with pytest.raises((ValueError, TypeError), match=message):
+        ss.advise(model, (2,), **{"nfe": 4, "minutes": 1, "starts": 64, "held_out": 64, **given})  # type: ignore[arg-type]
+    assert model.nfe == 0
+
+
 def test_what_is_known_is_not_measured_again(folder: Path) -> None:
     first, model = json.loads((folder / "plan.json").read_text()), network()
     found = ss.advise(model, (2,), minutes=5, out=folder, **SETTING)

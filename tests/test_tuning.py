@@ -228,7 +228,10 @@ def test_several_numbers_of_calls_and_what_a_table_says_of_itself() -> None:
     assert (said["seed"], said["starts"], said["held_out"], said["shape"]) == (7, 128, 128, [2])
     assert said["network_rows"] > 192 * 256  # the teacher's alone
     assert "tuned_on" in str(found[3])
-    assert ss.tune(model, (2,), 3, starts=128, held_out=128, candidates=FEW[:2], seed=7) == found[3]
+    count = np.int64(128)  # numpy's whole numbers are as good as Python's
+    again = ss.tune(model, (2,), np.int64(3), starts=count, held_out=count, candidates=FEW[:2], seed=np.int64(7))
+    assert again == found[3]
+    assert again.to_json() == found[3].to_json()
 
 
 def test_a_network_in_float32_and_a_conditional_one() -> None:
@@ -253,7 +256,7 @@ def test_a_network_in_float32_and_a_conditional_one() -> None:
     [
         ({"nfe": 0}, "nfe"),
         ({"nfe": "eight"}, "got 'eight'"),
-        ({"nfe": []}, "several"),
+        ({"nfe": []}, "at least one"),
         ({"starts": torch.zeros(9, 3)}, r"starts of shape \(count, \*\(2,\)\)"),
         ({"starts": torch.zeros(9, 2), "held_out": 9}, "held out"),
         ({"t_max": 2.0}, "t_max"),
@@ -261,13 +264,23 @@ def test_a_network_in_float32_and_a_conditional_one() -> None:
         ({"budget": 0}, "budget > 0"),
         ({"candidates": [("huen", "uniform")]}, "heun"),
         ({"candidates": [("heun", "unifrom")]}, "uniform"),
+        ({"minutes": "5"}, "minutes must be a number, got '5'"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number"),
+        ({"features": 3}, "features must be a function"),
+        ({"features": lambda x: 1.0}, "floating-point numbers, got float"),
+        ({"features": lambda x: x.mean(dim=0)}, "a row for each"),
+        ({"features": lambda x: x > 0}, r"got torch\.bool"),
+        ({"candidates": "heun"}, "pairs of a solver and a grid"),
+        ({"candidates": ["heun"]}, "pairs of a solver and a grid"),
+        ({"candidates": [("rk45", "uniform")]}, "adaptive"),
+        ({"candidates": [("ddpm", "uniform")]}, "stochastic=True"),
         ({"candidates": []}, "nfe=4"),
     ],
 )
 def test_what_makes_no_sense_is_said(given: dict[str, object], message: str) -> None:
     model = mixture().model(ss.VPSDE())
     calls = model.nfe
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         ss.tune(model, (2,), **{"nfe": 4, "starts": 32, "held_out": 16, **given})  # type: ignore[call-overload]
     assert model.nfe == calls or given == {"candidates": []}
 

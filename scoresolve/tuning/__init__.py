@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import require, whole_number
+from ..errors import call_counts, real_number, require
 from ..exact import Gaussian
 from ..model import ScoreModel
 from ..opening import facts_of as law_facts
@@ -95,7 +95,7 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
     Returns: a :class:`Table`, for ``solver=``, or one for each ``nfe``. It is the best published solver itself where no
     better one was found, so that on the held-out starts it is never worse. Its options say what it was tuned on.
 
-    Raises: ValueError for arguments that make no sense, before the network is called.
+    Raises: ValueError or TypeError for arguments that make no sense, before the network is called.
 
     Cost: the teacher 192 or more calls on all starts; a descent step about n^3/6 + n^2 calls on the starts, with 12
     descents of 6 steps and 6 of 14 on a quarter of them, and 3 of up to 60 on all. More than 6 calls begin from half as
@@ -114,19 +114,17 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
     4
     """
     check_model(model)
-    counts = list(nfe) if isinstance(nfe, Iterable) and not isinstance(nfe, str) else [nfe]
-    require(bool(counts), "nfe= a number of network calls, or several")
-    counts = sorted({whole_number("nfe", count) for count in counts})
+    counts = call_counts(nfe)
     ends = check_ends(model, t_min, t_max)
     if stochastic:
         starts = MANY if starts is None else starts
-        held_out = starts if held_out is None and isinstance(starts, int) else held_out
+        held_out = starts if held_out is None and not isinstance(starts, Tensor) else held_out
     asked = Asked(check_shape(shape), seed, starts, held_out, ends, batch_size, dtype, device, stochastic)
     law = None if data is None else law_of(data, asked.shape)
     require(law is None or ends[1] == model.t_max, "data= without t_max=: an opening begins at the process' own")
-    check_candidates(candidates or ())
-    require(budget is None or budget > 0, f"budget > 0 samples, got {budget}")
-    require(minutes is None or minutes > 0, f"minutes > 0, got {minutes}")
+    check_candidates(candidates or (), stochastic)
+    for name, limit in (("budget", budget), ("minutes", minutes)):
+        require(limit is None or real_number(name, limit) > 0, f"{name} > 0, got {limit}")
     purse = Purse(budget, None if minutes is None else 60 * minutes)
     lesson = prepare(model, asked, counts[-1], features or _themselves)
     task = Task(
@@ -150,7 +148,7 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
         if not preliminary:
             facts = {**facts_of(model, asked, lesson, features), "network_rows": purse.spent + lesson.taught.rows}
             found[count] = table_of(result, facts)
-    return found[counts[0]] if isinstance(nfe, int) else found
+    return found if isinstance(nfe, Iterable) else found[counts[0]]
 
 
 def _stages(counts: Sequence[int]) -> list[int]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ..errors import ScoreSolveError, unknown
+from ..errors import ScoreSolveError, require, unknown
 from ..grids import GRIDS as EVERY_GRID
 from ..model import ScoreModel
 from ..registry import get_solver
@@ -41,10 +41,17 @@ class Trial:
         return f"{self.candidate[0]} on {self.candidate[1]}"
 
 
-def check_candidates(candidates: Iterable[Candidate]) -> None:
-    """Raise ValueError, suggesting the nearest, for a solver or a grid that does not exist."""
-    for solver, grid in candidates:
-        get_solver(solver)
+def check_candidates(candidates: Iterable[Candidate], stochastic: bool) -> None:
+    """Raise TypeError for what are no pairs; ValueError, suggesting the nearest, for a solver or a grid that does not
+    exist, and for a solver that is no table or whose ends are random where they are compared one by one.
+    """
+    pairs = [] if isinstance(candidates, str) else list(candidates)
+    if isinstance(candidates, str) or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise TypeError(f"candidates must be pairs of a solver and a grid, [('ddim', 'karras')], got {candidates!r}")
+    for solver, grid in pairs:
+        info = get_solver(solver)
+        require(not info.adaptive, f"candidates with a fixed number of calls, got {solver!r}, which is adaptive")
+        require(stochastic or info.kind == "ode", f"stochastic=True for {solver!r}, or candidates without noise")
         if grid not in EVERY_GRID:
             raise ValueError(unknown("grid", grid, EVERY_GRID))
 

@@ -55,9 +55,15 @@ class Asked:
     device: torch.device | str | None
     stochastic: bool = False
 
+    def __post_init__(self) -> None:
+        for name, least in (("seed", 0), ("starts", 1), ("held_out", 1), ("batch_size", 1)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Tensor):  # numpy's integers become Python's, for JSON
+                object.__setattr__(self, name, whole_number(name, value, least))
+
     def counts(self) -> tuple[int, int]:
         """How many starts there are to fit, and how many are held out. Raises: ValueError."""
-        held_out = None if self.held_out is None else whole_number("held_out", self.held_out)
+        held_out = self.held_out
         if isinstance(self.starts, Tensor):
             require(not self.stochastic, "starts= a number with stochastic=True, whose targets have other starts")
             check_batch(self.starts, "starts")
@@ -67,7 +73,7 @@ class Asked:
             require(0 < held_out < all_of_them, f"more starts than the {held_out} held out, got {all_of_them}")
             return all_of_them - held_out, held_out
         size = torch.Size(self.shape).numel()
-        count = min(max(RESIDUALS // size, 256), 4096) if self.starts is None else whole_number("starts", self.starts)
+        count = self.starts or min(max(RESIDUALS // size, 256), 4096)
         return count, held_out or max(count // 4, 256)
 
 
@@ -81,6 +87,7 @@ def prepare(
     """
     (count, held_out), (t_min, t_max) = asked.counts(), asked.ends
     x = _states(model, asked, count + held_out, APART)
+    _check_features(features, x[:2])
     size = asked.batch_size or max(16, CHUNK // (x[0].numel() * (calls + 3) * calls))
     few = model.take(torch.arange(min(len(x), 16), device=x.device), len(x))
     if asked.dtype is None and not isinstance(asked.starts, Tensor):
@@ -100,6 +107,18 @@ def prepare(
         difference_step(few, x[:16] / model.sde.prior_std(t_max), middle),
         size,
     )
+
+
+def _check_features(features: Features, x: Tensor) -> None:
+    """Raise TypeError or ValueError for what gives no row of numbers for each sample."""
+    if not callable(features):
+        raise TypeError(f"features must be a function (batch, ...) -> (batch, ...), got {features!r}")
+    seen = features(x)
+    if not isinstance(seen, Tensor) or not seen.is_floating_point():
+        got = seen.dtype if isinstance(seen, Tensor) else type(seen).__name__
+        raise TypeError(f"features must give a tensor of floating-point numbers, got {got}")
+    rows = seen.ndim > 1 and len(seen) == len(x)
+    require(rows, f"features of {len(x)} samples with a row for each, ({len(x)}, ...), got {tuple(seen.shape)}")
 
 
 def _states(model: ScoreModel, asked: Asked, count: int, first: int) -> Tensor:
