@@ -29,7 +29,7 @@ from .tuning.candidates import Candidate, Trial, published, tried
 from .tuning.lesson import Asked, prepare
 from .tuning.lifting import lift
 from .tuning.search import Purse, Task, grown, search
-from .tuning.shooting import Starts
+from .tuning.shooting import Starts, themselves
 
 NFE = (4, 5, 6, 8, 10, 12, 16, 20)
 MOST_TUNED = 12
@@ -176,7 +176,7 @@ def advise(
     lesson = prepare(model, asked, min(counts[-1], MOST_TUNED), taught=record.taught())
     record.keep_taught(lesson.taught)
     purse = Purse(seconds=60 * minutes)
-    task = Task(lesson, lambda x: x, False, asked.ends, labels_of(model, asked.ends), published(False), purse)
+    task = Task(lesson, themselves, False, asked.ends, labels_of(model, asked.ends), published(False), purse)
     facts = {**facts_of(model, asked, lesson), "teacher_calls": lesson.taught.calls}
     with tqdm(total=60 * minutes, unit="s", disable=not progress, bar_format=_BAR) as bar:
         study = _Study(task, record, facts, bar)

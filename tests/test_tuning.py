@@ -12,11 +12,13 @@ import torch
 
 import scoresolve as ss
 from scoresolve.propagation import affine_map
-from scoresolve.tuning import _stages
+from scoresolve.tuning import _stages, labels_of
+from scoresolve.tuning.candidates import tried
 from scoresolve.tuning.gauss_newton import begin, descend
+from scoresolve.tuning.lesson import Asked, in_two, prepare
 from scoresolve.tuning.lifting import lift
-from scoresolve.tuning.search import grown
-from scoresolve.tuning.shooting import Shooting, Starts, root_mean
+from scoresolve.tuning.search import Purse, Task, _of_two_parts, grown
+from scoresolve.tuning.shooting import Shooting, Starts, root_mean, themselves
 from scoresolve.tuning.teacher import converge
 
 PROCESSES = (ss.VPSDE(), ss.EDM(), ss.RectifiedFlow())
@@ -108,6 +110,56 @@ def test_a_student_that_has_grown_ends_where_it_did_and_labels_never_rise() -> N
     for _ in range(20):
         times = student.moved(rng.normal(size=len(student.vector()))).times
         assert all(1e-3 <= later <= earlier <= 1.0 for earlier, later in pairwise(times))
+
+
+def test_two_students_one_after_the_other_end_where_the_second_does() -> None:
+    model = mixture().model(ss.VPSDE())
+    sde, x = model.sde, starts(model, 8, 2)
+    first = lift(ss.build_table("unipc_3", sde, ss.grids.karras(sde, 4, 1.0, 0.3)), sde, (0.3, 1.0))
+    rest = lift(ss.build_table("heun", sde, ss.grids.karras(sde, 2, 0.3, 1e-3)), sde, (1e-3, 0.3))
+    both = first.then(rest)
+    assert both.times == [*first.times, *rest.times]
+    middle = shooting(model, x, x).ends(first)
+    assert torch.allclose(shooting(model, x, x).ends(both), shooting(model, middle, x).ends(rest), rtol=0, atol=1e-12)
+    run = ss.sample(model, start=x, solver=both.table("both", {})).samples
+    assert torch.allclose(run, shooting(model, x, x).ends(both), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+def test_a_lesson_in_two_goes_through_the_flow_at_the_time_between(sde: ss.SDE) -> None:
+    law = ss.exact.Gaussian(torch.tensor([0.3, -1.0]), torch.diag(torch.tensor([1.0, 0.01])))
+    model = law.model(sde)
+    ends = model.t_min, model.t_max
+    whole = prepare(model, Asked((2,), 3, 400, 200, ends, None, None, None), 8)
+    middle = float(sde.time(0.0))
+    early, late = in_two(whole, ends, middle, 0.5)
+    for one, first, rest, count in (
+        (whole.train, early.train, late.train, 200), (whole.held_out, early.held_out, late.held_out, 128),
+    ):  # fmt: skip
+        assert torch.equal(first.x, one.x[:count])
+        assert torch.equal(first.targets, rest.x)
+        assert torch.equal(rest.targets, one.targets[:count])
+        assert torch.allclose(rest.x, law.flow(sde, first.x, model.t_max, middle), rtol=0, atol=1e-6)
+    assert early.taught.rows >= 328 * (64 + 128)
+
+
+def test_students_of_two_parts_are_better_than_published_ones_where_modes_compete() -> None:
+    angles = 2 * math.pi / 5 * torch.arange(5, dtype=torch.float64)
+    model = ss.exact.Empirical(torch.stack([angles.cos(), angles.sin()], dim=1), bandwidth=0.05).model(ss.VPSDE())
+    ends = model.t_min, model.t_max
+    lesson = prepare(model, Asked((2,), 0, 256, 256, ends, None, None, None), 8)
+    task = Task(lesson, themselves, False, ends, labels_of(model, ends), [*FEW[:2], ("unipc_3", "cosine")], Purse())
+    lead = tried(
+        model, task.candidates, 8, lesson.held_out, themselves, laws=False, ends=ends, batch_size=None
+    )[0]  # fmt: skip
+    found = _of_two_parts(task, 8, lead.table, lambda: None)
+    errors = [root_mean(task.shooting("held_out").squares(student)) for student in found]
+    assert [student.calls for student in found] == [8, 8]
+    assert min(errors) < 0.5 * lead.error  # none of them has been fitted to all of the way yet
+    assert task.purse.spent > 2 * 192 * 256  # the teacher to both times between
+    assert task.purse.share == 1.0
+    task.purse.rows = task.purse.spent  # nothing is left
+    assert _of_two_parts(task, 8, lead.table, lambda: None) == []
 
 
 def test_a_descent_finds_the_rule_that_made_the_targets() -> None:

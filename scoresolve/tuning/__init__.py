@@ -28,16 +28,14 @@ from .candidates import Candidate, check_candidates, published
 from .laws import fourier_features
 from .lesson import Asked, Lesson, prepare
 from .openings import law_of, opened_at, opening_times
-from .search import Found, Purse, Task, grown, search
-from .shooting import Features
+from .search import DIRECT, Found, Purse, Task, grown, search
+from .shooting import Features, themselves
 from .student import Student
 
 __all__ = ["tune"]
 
 MANY = 4096
 """Starts to compare laws by."""
-DIRECT = 6
-"""Calls up to which published solvers alone are where a search begins."""
 PRELIMINARY = 0.25
 """The share of a budget that may be spent on the search for half as many calls."""
 
@@ -126,7 +124,7 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
     for name, limit in (("budget", budget), ("minutes", minutes)):
         require(limit is None or real_number(name, limit) > 0, f"{name} > 0, got {limit}")
     purse = Purse(budget, None if minutes is None else 60 * minutes)
-    lesson = prepare(model, asked, counts[-1], features or _themselves)
+    lesson = prepare(model, asked, counts[-1], features or themselves)
     task = Task(
         lesson, _seen(lesson, features, seed, stochastic), stochastic, ends, labels_of(model, ends),
         published(stochastic) if candidates is None else candidates, purse,
@@ -169,15 +167,11 @@ def _grown(shorter: Found | None, task: Task, calls: int) -> list[Student]:
 
 def _seen(lesson: Lesson, features: Features | None, seed: int, stochastic: bool) -> Features:
     """What errors are measured in: the features, and for laws Fourier's of them."""
-    plain = features or _themselves
+    plain = features or themselves
     if not stochastic:
         return plain
     fourier = fourier_features(plain(lesson.train.targets), seed)
     return lambda x: fourier(plain(x))
-
-
-def _themselves(x: Tensor) -> Tensor:
-    return x
 
 
 def labels_of(model: ScoreModel, ends: tuple[float, float]) -> tuple[float, float]:

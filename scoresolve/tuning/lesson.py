@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +13,7 @@ from ..model import ScoreModel
 from ..noise import SampleStreams
 from ..starting import check_batch, start_state
 from ..watch import dtype_of
-from .shooting import Features, Starts
+from .shooting import Features, Starts, themselves
 from .smoothness import accepted_dtype, difference_step
 from .teacher import Converged, converge, relative_goal
 
@@ -21,6 +22,8 @@ APART, OTHERS = 2**40, 2**41
 teacher, and those of students that are to meet its law, not its ends."""
 RESIDUALS = 2**16
 """How many numbers a table is fitted to, at least, by default."""
+FEWEST = 128
+"""Starts to fit, however small the share."""
 CHUNK = 2**25
 """How many numbers the derivatives of one chunk may be, by default."""
 
@@ -78,7 +81,7 @@ class Asked:
 
 
 def prepare(
-    model: ScoreModel, asked: Asked, calls: int, features: Features = lambda x: x, taught: Converged | None = None
+    model: ScoreModel, asked: Asked, calls: int, features: Features = themselves, taught: Converged | None = None
 ) -> Lesson:
     """The starts and their converged ends.
 
@@ -107,6 +110,35 @@ def prepare(
         difference_step(few, x[:16] / model.sde.prior_std(t_max), middle),
         size,
     )
+
+
+def in_two(lesson: Lesson, ends: tuple[float, float], middle: float, share: float) -> tuple[Lesson, Lesson]:
+    """What there is to learn from the first time to the middle, and from there to the last, on a share of the starts.
+
+    Args: ends, the last and the first time; middle, a time between; share, of the starts, 128 at least if there are.
+    Returns: both lessons; ``taught`` of the first is of those to fit, its rows those of the held-out starts too.
+    Cost: the teacher's, on that share, from the first time to the middle.
+    """
+    early, late, taught = [], [], []
+    for model, starts in zip(lesson.models, (lesson.train, lesson.held_out), strict=True):
+        rows = first_rows(starts, share)
+        some, part = starts.take(rows), model.take(rows, len(starts.x))
+        goal = relative_goal(dtype_of(model.net) or some.x.dtype)
+        taught.append(converge(part, some.x, ends[1], middle, goal=goal, batch_size=lesson.size))
+        early.append((part, Starts(some.x, taught[-1].ends)))
+        late.append((part, Starts(taught[-1].ends, some.targets)))
+    whole = replace(taught[0], rows=sum(one.rows for one in taught))
+    first, rest = (
+        replace(lesson, train=train, held_out=held_out, models=(model, other), taught=whole)
+        for (model, train), (other, held_out) in (early, late)
+    )
+    return first, rest
+
+
+def first_rows(starts: Starts, share: float) -> Tensor:
+    """The indices of the first share of the starts, 128 at least if there are as many."""
+    count = max(math.ceil(share * len(starts.x)), min(len(starts.x), FEWEST))
+    return torch.arange(count, device=starts.x.device)
 
 
 def _check_features(features: Features, x: Tensor) -> None:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,12 +14,13 @@ import torch
 from ..errors import require
 from ..exact import Gaussian
 from ..sampling import sample
+from ..table import Table
 from .candidates import Candidate, Trial, diverse, tried
 from .gauss_newton import CAUCHY, Fit, begin, descend
 from .laws import clearly_closer
-from .lesson import Lesson
+from .lesson import Lesson, first_rows, in_two
 from .lifting import lift, liftable
-from .shooting import Features, Shooting, root_median
+from .shooting import Features, Shooting, root_median, themselves
 from .student import Student
 
 ROUNDS = ((12, 6, 0.25), (6, 14, 0.25), (3, 60, 1.0))
@@ -28,8 +29,12 @@ OPENED = 4
 """How many descents begin at each opening."""
 TAILS = 2.0
 """Root mean square over median error beyond which a few starts are taken to have most of the error."""
-FEWEST = 128
-"""Starts to fit, however small the share."""
+DIRECT = 6
+"""Calls up to which published solvers alone are where a search begins."""
+PARTS = 0.5
+"""The share of what may be spent beyond which no students of two parts are sought."""
+PUBLISHED, *OTHERS = "published", "fewer", "parts"
+"""What students begin from: published solvers, students of fewer calls, students of two parts."""
 Part = Literal["train", "held_out"]
 
 
@@ -82,8 +87,7 @@ class Task:
         """From the starts to fit or those held out, or from the first share of them."""
         lesson, laws = self.lesson, self.laws
         starts, model = getattr(lesson, part), lesson.models[part == "held_out"]
-        count = max(math.ceil(share * len(starts.x)), min(len(starts.x), FEWEST))
-        rows = torch.arange(count, device=starts.x.device)
+        rows = first_rows(starts, share)
         some = starts.take(rows)
         return Shooting(
             model.take(rows, len(starts.x)), some, self.features, laws=laws, step=lesson.step, size=lesson.size
@@ -126,7 +130,7 @@ class _Lane:
         self.fitted = [task.shooting("train", share) for _, _, share in ROUNDS]
         self._tried = len(self.trials) * nfe * len(lesson.held_out.x)
         count = ROUNDS[0][0] if task.opening is None else OPENED
-        self.lifted, self.given = _lifted(task, self.trials, count), more
+        self.students = {"fewer": list(more), PUBLISHED: _lifted(task, self.trials, count)}
 
     @property
     def spent(self) -> int:
@@ -135,11 +139,11 @@ class _Lane:
 
 
 class _Run(NamedTuple):
-    """A descent on its way; given, whether it began from one of the students given, not from a published solver."""
+    """A descent on its way, and what it began from."""
 
     lane: _Lane
     fit: Fit
-    given: bool
+    origin: str
 
 
 def search(
@@ -148,13 +152,16 @@ def search(
     more: Sequence[Student],
     tick: Callable[[], object],
     opened: Mapping[Task, Sequence[Student]] | None = None,
+    *,
+    parts: bool = True,
 ) -> Found:
     """A student of ``nfe`` calls.
 
     Every published solver is run from the held-out starts; the best of each grid begin a descent, and the best few of
     them finish it. So does the best of the students given, ``more``, which lead early: for the same places they would
-    crowd out descents that end lower. ``tick`` is called after each step. ``opened``: the same task from later times,
-    with more students for each: they take part, and the best of all is found.
+    crowd out descents that end lower; and for the same reason the best of those of two parts. ``tick`` is called after
+    each step. ``opened``: the same task from later times, with more students for each: they take part, and the best of
+    all is found. ``parts``: whether students of two parts may.
     Raises: ValueError if no published solver can be run with that many calls.
     """
     before = task.purse.spent
@@ -162,6 +169,10 @@ def search(
     require(bool(lanes[0].trials), f"a published solver that takes nfe={nfe} calls on this process")
     lanes += [_Lane(later, nfe, students) for later, students in (opened or {}).items()]
     lanes = [lane for lane in lanes if lane.trials]
+    if parts and nfe > DIRECT and _tailed(lanes[0].trials[0]) and not task.laws:
+        task.purse.spent += sum(lane.spent for lane in lanes)
+        lanes[0].students["parts"] = _of_two_parts(task, nfe, lanes[0].trials[0].table, tick)
+        before = task.purse.spent - sum(lane.spent for lane in lanes)
 
     def go_on() -> bool:
         task.purse.spent = before + sum(lane.spent for lane in lanes)
@@ -170,16 +181,16 @@ def search(
 
     go_on()
     runs = [
-        _Run(lane, begin(lane.held_out, student, width), given)
+        _Run(lane, begin(lane.held_out, student, width), origin)
         for lane in lanes for width in _widths(lane.trials[0])
-        for given, students in ((True, lane.given), (False, lane.lifted)) for student in students
+        for origin, students in lane.students.items() for student in students
     ]  # fmt: skip
     for number, (count, steps, _) in enumerate(ROUNDS):
         chosen = _most_promising(runs, count) if number else runs
         runs = []
-        for lane, fit, given in chosen:
+        for lane, fit, origin in chosen:
             fit = begin(lane.held_out, fit.best, fit.width)
-            runs.append(_Run(lane, descend(lane.fitted[number], lane.held_out, fit, steps, go_on), given))
+            runs.append(_Run(lane, descend(lane.fitted[number], lane.held_out, fit, steps, go_on), origin))
     leading = min(lanes, key=lambda lane: lane.trials[0].error)
     lead = leading.trials[0]
     nothing = Found(None, lead.error, lead.median, lanes[0].trials, leading.task, lead)
@@ -198,7 +209,12 @@ def search(
 
 def _widths(trial: Trial) -> list[float]:
     """The costs to descend by: that of Cauchy too where a few starts have most of the error."""
-    return [math.inf, CAUCHY] if trial.error > TAILS * trial.median else [math.inf]
+    return [math.inf, CAUCHY] if _tailed(trial) else [math.inf]
+
+
+def _tailed(trial: Trial) -> bool:
+    """Whether a few starts have most of the error."""
+    return trial.error > TAILS * trial.median
 
 
 def _sure(lane: _Lane, fit: Fit, leading: _Lane) -> bool:
@@ -215,9 +231,10 @@ def _sure(lane: _Lane, fit: Fit, leading: _Lane) -> bool:
 
 
 def _most_promising(runs: Sequence[_Run], count: int) -> list[_Run]:
-    """The best ``count`` of those that began from published solvers, and the best of the others."""
+    """The best ``count`` of those that began from published solvers, and the best of each other origin."""
     ranked = sorted(runs, key=_promise)
-    return [*[run for run in ranked if not run.given][:count], *[run for run in ranked if run.given][:1]]
+    chosen = [run for run in ranked if run.origin == PUBLISHED][:count]
+    return chosen + [run for origin in OTHERS for run in [run for run in ranked if run.origin == origin][:1]]
 
 
 def _promise(run: _Run) -> float:
@@ -231,6 +248,36 @@ def _lifted(task: Task, trials: Sequence[Trial], count: int) -> list[Student]:
         with suppress(ValueError):  # a point that its start hardly reaches, in a solution that runs away
             found.append(lift(trial.table, task.lesson.models[0].sde, task.labels))
     return found
+
+
+def _of_two_parts(task: Task, calls: int, published: Table, tick: Callable[[], object]) -> list[Student]:
+    """Students that were sought as two, of few calls each, on a quarter of the starts: to a time between, and on.
+
+    Where the data have modes, ends tell little of the way there: near its mode a path forgets how far it had strayed,
+    all but the few that chose another one, and a descent on the ends sees these alone. States at a time before the
+    modes part do tell. The times are those of a published solver's calls, after about a half and two thirds of them.
+    """
+    whole, found = task.purse.share, []
+    task.purse.share = min(whole, PARTS)
+    for first in (calls // 2 + 1, calls - calls // 3):
+        (last, begun), middle = task.ends, published.rows[first].t
+        if not (last < middle < begun and task.purse.open()):
+            continue
+        lessons = in_two(task.lesson, task.ends, middle, ROUNDS[0][2])
+        task.purse.spent += lessons[0].taught.rows
+        low, high = task.labels
+        early = replace(task, lesson=lessons[0], features=themselves, ends=(middle, begun), labels=(middle, high))
+        late = replace(task, lesson=lessons[1], ends=(last, middle), labels=(low, middle))
+        with suppress(ValueError):  # no candidate takes so few calls
+            found.append(_sought(early, first, tick).then(_sought(late, calls - first, tick)))
+    task.purse.share = whole
+    return found
+
+
+def _sought(task: Task, calls: int, tick: Callable[[], object]) -> Student:
+    """What a search finds, or the published solver that it does not beat."""
+    found = search(task, calls, [], tick, parts=False)
+    return found.student or lift(found.lead.table, found.task.lesson.models[0].sde, found.task.labels)
 
 
 def grown(shorter: Student, calls: int, count: int = 2) -> list[Student]:

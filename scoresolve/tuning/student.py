@@ -109,6 +109,18 @@ class Student:
             noise=noise,
         )
 
+    def then(self, rest: Student) -> Student:
+        """This one, and from where it ends another, which begins there and takes no account of the outputs before."""
+        weights = [np.concatenate([row, np.zeros(self.calls)]) for row in rest.weights]
+        return replace(
+            self,
+            end=rest.end,
+            labels=(rest.labels[0], self.labels[1]),
+            weights=(*self.weights, *weights),
+            places=np.concatenate([self.places, rest.places]),
+            noise=np.concatenate([self.noise, rest.noise]),
+        )
+
     def table(self, solver: str, options: Mapping[str, Any]) -> Table:
         """The student as a table."""
         times = self.times
