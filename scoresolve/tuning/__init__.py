@@ -97,7 +97,7 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
 
     Cost: the teacher 192 or more calls on all starts; a descent step about n^3/6 + n^2 calls on the starts, with 12
     descents of 6 steps and 6 of 14 on a quarter of them, and 3 of up to 60 on all. More than 6 calls begin from half as
-    many, tuned first, which costs about a fifth more and is why they end lower.
+    many too, tuned first; and, where a few starts have most of the error, from two tables of fewer calls each.
 
     Source: the rule's form, Shaul et al. 2024, arXiv:2403.01329 (BNS) and Cohen et al. 2025, arXiv:2502.17423 (S4S);
     labels apart from the grid, Tong et al. 2025, arXiv:2405.15506 (LD3). Those take gradients through the network.
