@@ -125,6 +125,19 @@ def test_two_students_one_after_the_other_end_where_the_second_does() -> None:
     assert torch.allclose(run, shooting(model, x, x).ends(both), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("shape", "asked", "counts"),
+    [
+        ((2,), None, (4096, 4096)), ((3, 32, 32), None, (256, 256)), ((2,), 600, (600, 600)), ((2,), 64, (64, 256)),
+        ((2,), torch.zeros(2000, 2), (1600, 400)), ((2,), torch.zeros(100, 2), (50, 50)),
+    ],
+)  # fmt: skip
+def test_how_many_starts_there_are_by_default(
+    shape: tuple[int, ...], asked: int | torch.Tensor | None, counts: tuple[int, int]
+) -> None:
+    assert Asked(shape, 0, asked, None, (1e-3, 1.0), None, None, None).counts() == counts
+
+
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 def test_a_lesson_in_two_goes_through_the_flow_at_the_time_between(sde: ss.SDE) -> None:
     law = ss.exact.Gaussian(torch.tensor([0.3, -1.0]), torch.diag(torch.tensor([1.0, 0.01])))

@@ -74,14 +74,14 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
         seed: of the starts, which are no samples of ``ss.sample`` of the same seed.
         starts: how many the table is fitted to (default: as many as make 65536 numbers, 256 to 4096), or the states at
             t_max themselves, those held out last.
-        held_out: how many more it is judged by (default: a quarter as many, 256 at least).
+        held_out: how many more it is judged by (default: as many, 256 at least; of a tensor of starts a fifth).
         features: what errors are measured in, a function (batch, ...) -> (batch, ...), say of a perceptual distance;
             default the samples themselves.
         data: of the network, (n, *shape), or its Gaussian: tables are tried too that begin below t_max, where that
             Gaussian's flow takes the noise at no call. A table that does is run with ``opening=`` that Gaussian.
         stochastic: tune the weights, labels and noise of solvers of kind "sde", for the law of their samples: the
             maximum mean discrepancy to the converged flow's ends, whose law is the same (``laws.py``). Laws are seen
-            through many samples only: 4096 starts by default, and as many held out.
+            through many samples only: 4096 starts by default.
         candidates: (solver, grid) pairs to begin from and to be held against.
         budget: the most samples the network may be given in all searches (a call on a batch of 512 is 512 of them).
         minutes: the most time they may take. Both are looked at between steps; the teacher's cost comes before.
@@ -114,9 +114,7 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
     check_model(model)
     counts = call_counts(nfe)
     ends = check_ends(model, t_min, t_max)
-    if stochastic:
-        starts = MANY if starts is None else starts
-        held_out = starts if held_out is None and not isinstance(starts, Tensor) else held_out
+    starts = MANY if starts is None and stochastic else starts
     asked = Asked(check_shape(shape), seed, starts, held_out, ends, batch_size, dtype, device, stochastic)
     law = None if data is None else law_of(data, asked.shape)
     require(law is None or ends[1] == model.t_max, "data= without t_max=: an opening begins at the process' own")

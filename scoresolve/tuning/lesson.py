@@ -77,7 +77,7 @@ class Asked:
             return all_of_them - held_out, held_out
         size = torch.Size(self.shape).numel()
         count = self.starts or min(max(RESIDUALS // size, 256), 4096)
-        return count, held_out or max(count // 4, 256)
+        return count, held_out or max(count, 256)
 
 
 def prepare(
