@@ -255,19 +255,24 @@ def _of_two_parts(task: Task, calls: int, published: Table, tick: Callable[[], o
 
     Where the data have modes, ends tell little of the way there: near its mode a path forgets how far it had strayed,
     all but the few that chose another one, and a descent on the ends sees these alone. States at a time before the
-    modes part do tell. The times are those of a published solver's calls, after about a half and two thirds of them.
+    modes part do tell. The times are those of a published solver's calls, about half way and two thirds of it, with as
+    many calls before them as it makes or one more.
     """
     whole, found = task.purse.share, []
     task.purse.share = min(whole, PARTS)
-    for first in (calls // 2 + 1, calls - calls // 3):
-        (last, begun), middle = task.ends, published.rows[first].t
+    (last, begun), lessons = task.ends, dict[float, tuple[Lesson, Lesson]]()
+    for first, index in [(k, k - back) for k in (calls // 2 + 1, calls - calls // 3) for back in (1, 0)]:
+        middle = published.rows[index].t
         if not (last < middle < begun and task.purse.open()):
             continue
-        lessons = in_two(task.lesson, task.ends, middle, ROUNDS[0][2])
-        task.purse.spent += lessons[0].taught.rows
+        if middle not in lessons:
+            lessons[middle] = in_two(task.lesson, task.ends, middle, ROUNDS[0][2])
+            task.purse.spent += lessons[middle][0].taught.rows
         low, high = task.labels
-        early = replace(task, lesson=lessons[0], features=themselves, ends=(middle, begun), labels=(middle, high))
-        late = replace(task, lesson=lessons[1], ends=(last, middle), labels=(low, middle))
+        early = replace(
+            task, lesson=lessons[middle][0], features=themselves, ends=(middle, begun), labels=(middle, high)
+        )
+        late = replace(task, lesson=lessons[middle][1], ends=(last, middle), labels=(low, middle))
         with suppress(ValueError):  # no candidate takes so few calls
             found.append(_sought(early, first, tick).then(_sought(late, calls - first, tick)))
     task.purse.share = whole
