@@ -98,8 +98,7 @@ def prepare(
     if taught is not None and taught.ends.shape == x.shape and bool(taught.ends.isfinite().all()):
         taught = replace(taught, ends=taught.ends.to(x))  # from a file, on the host
     else:
-        goal = relative_goal(dtype_of(model.net) or x.dtype)
-        taught = converge(model, x, t_max, t_min, goal=goal, features=features, batch_size=size)
+        taught = converge(model, x, t_max, t_min, goal=_goal(model, x), features=features, batch_size=size)
     begun = _states(model, asked, len(x), OTHERS).to(x) if asked.stochastic else x
     middle = float(model.sde.time(0.0)) if model.sde.lam(t_max) < 0 < model.sde.lam(t_min) else 0.5 * (t_min + t_max)
     return Lesson(
@@ -121,10 +120,8 @@ def in_two(lesson: Lesson, ends: tuple[float, float], middle: float, share: floa
     """
     early, late, taught = [], [], []
     for model, starts in zip(lesson.models, (lesson.train, lesson.held_out), strict=True):
-        rows = first_rows(starts, share)
-        some, part = starts.take(rows), model.take(rows, len(starts.x))
-        goal = relative_goal(dtype_of(model.net) or some.x.dtype)
-        taught.append(converge(part, some.x, ends[1], middle, goal=goal, batch_size=lesson.size))
+        part, some = first_share(model, starts, share)
+        taught.append(converge(part, some.x, ends[1], middle, goal=_goal(part, some.x), batch_size=lesson.size))
         early.append((part, Starts(some.x, taught[-1].ends)))
         late.append((part, Starts(taught[-1].ends, some.targets)))
     whole = replace(taught[0], rows=sum(one.rows for one in taught))
@@ -135,10 +132,15 @@ def in_two(lesson: Lesson, ends: tuple[float, float], middle: float, share: floa
     return first, rest
 
 
-def first_rows(starts: Starts, share: float) -> Tensor:
-    """The indices of the first share of the starts, 128 at least if there are as many."""
+def first_share(model: ScoreModel, starts: Starts, share: float) -> tuple[ScoreModel, Starts]:
+    """The first share of the starts, 128 at least if there are as many, and the network for them."""
     count = max(math.ceil(share * len(starts.x)), min(len(starts.x), FEWEST))
-    return torch.arange(count, device=starts.x.device)
+    rows = torch.arange(count, device=starts.x.device)
+    return model.take(rows, len(starts.x)), starts.take(rows)
+
+
+def _goal(model: ScoreModel, x: Tensor) -> float:
+    return relative_goal(dtype_of(model.net) or x.dtype)
 
 
 def _check_features(features: Features, x: Tensor) -> None:

@@ -18,7 +18,7 @@ from ..table import Table
 from .candidates import Candidate, Trial, diverse, tried
 from .gauss_newton import CAUCHY, Fit, begin, descend
 from .laws import clearly_closer
-from .lesson import Lesson, first_rows, in_two
+from .lesson import Lesson, first_share, in_two
 from .lifting import lift, liftable
 from .shooting import Features, Shooting, root_median, themselves
 from .student import Student
@@ -87,11 +87,8 @@ class Task:
         """From the starts to fit or those held out, or from the first share of them."""
         lesson, laws = self.lesson, self.laws
         starts, model = getattr(lesson, part), lesson.models[part == "held_out"]
-        rows = first_rows(starts, share)
-        some = starts.take(rows)
-        return Shooting(
-            model.take(rows, len(starts.x)), some, self.features, laws=laws, step=lesson.step, size=lesson.size
-        )
+        some_model, some = first_share(model, starts, share)
+        return Shooting(some_model, some, self.features, laws=laws, step=lesson.step, size=lesson.size)
 
 
 @dataclass(frozen=True)
@@ -234,7 +231,9 @@ def _most_promising(runs: Sequence[_Run], count: int) -> list[_Run]:
     """The best ``count`` of those that began from published solvers, and the best of each other origin."""
     ranked = sorted(runs, key=_promise)
     chosen = [run for run in ranked if run.origin == PUBLISHED][:count]
-    return chosen + [run for origin in OTHERS for run in [run for run in ranked if run.origin == origin][:1]]
+    for origin in OTHERS:
+        chosen += [run for run in ranked if run.origin == origin][:1]
+    return chosen
 
 
 def _promise(run: _Run) -> float:

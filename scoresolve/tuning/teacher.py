@@ -9,7 +9,6 @@ would not converge otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ..model import ScoreModel
 from ..sampling import sample
+from .shooting import Features, themselves
 
 SOLVER, GRID = "flow_abm_4", "balanced"
 FIRST, LAST = 64, 1024
@@ -45,7 +45,7 @@ def converge(
     t_min: float,
     *,
     goal: float,
-    features: Callable[[Tensor], Tensor] = lambda x: x,
+    features: Features = themselves,
     batch_size: int | None = None,
 ) -> Converged:
     """The ends of the probability flow from ``start`` at t_max.
