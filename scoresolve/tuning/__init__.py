@@ -84,7 +84,7 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
             through many samples only: 4096 starts by default.
         candidates: (solver, grid) pairs to begin from and to be held against.
         budget: the most samples the network may be given in all searches (a call on a batch of 512 is 512 of them).
-        minutes: the most time they may take. Both are looked at between steps; the teacher's cost comes before.
+        minutes: the most time they may take. Both are looked at between steps; the teacher's cost comes before, apart.
         t_min, t_max: as in ``ss.sample``.
         batch_size: how many samples the network sees at once.
         dtype, device: of the states; default float64 where the network takes it, and the device of its parameters.
@@ -121,8 +121,8 @@ def tune(  # type: ignore[misc]  # the overloads leave the keywords to this sign
     check_candidates(candidates or (), stochastic)
     for name, limit in (("budget", budget), ("minutes", minutes)):
         require(limit is None or real_number(name, limit) > 0, f"{name} > 0, got {limit}")
-    purse = Purse(budget, None if minutes is None else 60 * minutes)
     lesson = prepare(model, asked, counts[-1], features or themselves)
+    purse = Purse(budget, None if minutes is None else 60 * minutes)
     task = Task(
         lesson, _seen(lesson, features, seed, stochastic), stochastic, ends, labels_of(model, ends),
         published(stochastic) if candidates is None else candidates, purse,

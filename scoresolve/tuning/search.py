@@ -60,6 +60,10 @@ class Purse:
         late = self.seconds is not None and now + self._longest > self.began + self.share * self.seconds
         return not late and (self.rows is None or self.spent < self.share * self.rows)
 
+    def between(self) -> None:
+        """What took place since it was last asked is nothing that takes place at every step."""
+        self._asked = math.inf
+
 
 @dataclass(frozen=True, eq=False)
 class Task:
@@ -161,22 +165,22 @@ def search(
     all is found. ``parts``: whether students of two parts may.
     Raises: ValueError if no published solver can be run with that many calls.
     """
-    before = task.purse.spent
     lanes = [_Lane(task, nfe, more)]
     require(bool(lanes[0].trials), f"a published solver that takes nfe={nfe} calls on this process")
     lanes += [_Lane(later, nfe, students) for later, students in (opened or {}).items()]
     lanes = [lane for lane in lanes if lane.trials]
-    if parts and nfe > DIRECT and _tailed(lanes[0].trials[0]) and not task.laws:
-        task.purse.spent += sum(lane.spent for lane in lanes)
-        lanes[0].students["parts"] = _of_two_parts(task, nfe, lanes[0].trials[0].table, tick)
-        before = task.purse.spent - sum(lane.spent for lane in lanes)
+    settled = 0
 
     def go_on() -> bool:
-        task.purse.spent = before + sum(lane.spent for lane in lanes)
+        nonlocal settled
+        spent = sum(lane.spent for lane in lanes)
+        task.purse.spent, settled = task.purse.spent + spent - settled, spent
         tick()
         return task.purse.open()
 
     go_on()
+    if parts and nfe > DIRECT and _tailed(lanes[0].trials[0]) and not task.laws:
+        lanes[0].students["parts"] = _of_two_parts(task, nfe, lanes[0].trials[0].table, tick)
     runs = [
         _Run(lane, begin(lane.held_out, student, width), origin)
         for lane in lanes for width in _widths(lane.trials[0])
@@ -267,6 +271,7 @@ def _of_two_parts(task: Task, calls: int, published: Table, tick: Callable[[], o
         if middle not in lessons:
             lessons[middle] = in_two(task.lesson, task.ends, middle, ROUNDS[0][2])
             task.purse.spent += lessons[middle][0].taught.rows
+            task.purse.between()
         low, high = task.labels
         early = replace(
             task, lesson=lessons[middle][0], features=themselves, ends=(middle, begun), labels=(middle, high)
