@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .noise import NoiseSource
+from .noise import NoiseSource, goes_with_draw
 
 ELEMENTS = 2**17
 """The most numbers of a block."""
@@ -22,7 +22,10 @@ ELEMENTS = 2**17
 
 @runtime_checkable
 class BlockSource(Protocol):
-    """A source that can make several draws at once: ``draws(stream, indices, like)``, (draws, *like.shape)."""
+    """A source that can make several draws at once: ``draws(stream, indices, like)``, (draws, *like.shape).
+
+    A class that draws in a way of its own (``draw``) must have a ``draws`` of its own, or its draws are made singly.
+    """
 
     def draw(self, stream: int, index: int, like: Tensor) -> Tensor:
         """One draw."""
@@ -76,4 +79,12 @@ def ahead(noise: NoiseSource, stream: int, indices: Sequence[int], like: Tensor)
     Args: noise; stream; indices, the draws of it that the caller is about to ask for, increasing; like, a state such
     as they are for. A block lives for as long as one of its draws does.
     """
-    return Ahead(noise, stream, indices, like) if len(indices) > 1 and isinstance(noise, BlockSource) else noise
+    several = len(indices) > 1 and isinstance(noise, BlockSource) and goes_with_draw(noise, "draws")
+    return Ahead(noise, stream, indices, like) if several else noise
+
+
+def draws(noise: NoiseSource, stream: int, indices: Tensor, like: Tensor) -> Tensor:
+    """Several draws, (draws, *like.shape): together if the source can make them so, else one by one."""
+    if isinstance(noise, BlockSource) and goes_with_draw(noise, "draws"):
+        return noise.draws(stream, indices, like)
+    return torch.stack([noise.draw(stream, index, like) for index in indices.tolist()])

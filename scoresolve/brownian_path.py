@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .ahead import ELEMENTS, BlockSource
+from .ahead import ELEMENTS, draws
 from .brownian import DEPTH, halved, whole
 from .noise import PATH, SOLVER, NoiseSource, SampleStreams
 from .registry import solvers
@@ -97,7 +97,7 @@ class BrownianPath:
         self,
         seed: int,
         indices: Sequence[int],
-        streams: Callable[[int, Sequence[int]], BlockSource] = SampleStreams,
+        streams: Callable[[int, Sequence[int]], NoiseSource] = SampleStreams,
     ) -> None:
         self._source = streams(seed, indices)
 
@@ -183,7 +183,7 @@ class _Nodes:
 class TablePath:
     """The normals of one table's rows, draws ``number of the row`` of the stream SOLVER, asked for in their order."""
 
-    def __init__(self, source: BlockSource, table: Table, sde: SDE, areas: bool) -> None:
+    def __init__(self, source: NoiseSource, table: Table, sde: SDE, areas: bool) -> None:
         ends = [level(sde, float(t)) for t in (table.times[0], table.times[-1])]
         eta = table.options.get("eta", table.options.get("tau", 1.0))
         rate = 2 * eta**2 if isinstance(eta, (int, float)) and eta > 0 else 2.0
@@ -296,5 +296,5 @@ class TablePath:
         """The normals of nodes: (nodes, c, d)."""
         channels = 1 + self._areas
         one = like.new_empty(len(like), channels, like[0].numel())
-        drawn = self._source.draws(PATH, torch.from_numpy(numbers), one)
+        drawn = draws(self._source, PATH, torch.from_numpy(numbers), one)
         return drawn.transpose(1, 2).reshape(len(numbers), channels, -1)

@@ -117,6 +117,12 @@ class QuasiRandom(SampleStreams):
         start: Tensor = torch.special.ndtri((digits + rest) * 2.0**-_DIGITS)
         return start.to(like.dtype).reshape(like.shape)
 
+    def draws(self, stream: int, indices: Sequence[int] | Tensor, like: Tensor) -> Tensor:
+        """Several draws at once, (draws, *like.shape)."""
+        if stream != START:
+            return super().draws(stream, indices, like)
+        return self.draw(stream, 0, like).expand(len(indices), *like.shape)  # a start has one draw
+
     def take(self, rows: Tensor) -> QuasiRandom:
         """The streams of some samples: ``rows`` (n,) int64, indices into the batch."""
         some = super().take(rows)

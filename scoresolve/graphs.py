@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .loop import Loop
 from .model import ScoreModel
-from .noise import NoiseSource, StillSource
+from .noise import NoiseSource, StillSource, goes_with_draw
 from .registry import Runner
 from .table import AfterStep, Stats, Table
 from .watch import Watch
@@ -215,7 +215,7 @@ def captured(
         reason = "grad=True keeps a graph of another kind"
     elif not model.plain:
         reason = "the model is refined (a guidance, a threshold), or has an evaluation of its own"
-    elif runner.stochastic and not _can_adopt(noise):
+    elif runner.stochastic and not (isinstance(noise, StillSource) and goes_with_draw(noise, "adopt")):
         reason = f"noise={type(noise).__name__} has no still(like) and adopt(other, like) that go with its draw"
     if isinstance(runner, Table) and not reason:
         return CapturedRunner(runner, kept)
@@ -234,15 +234,6 @@ def _first(error: BaseException, outer: BaseException | None) -> str:
     while error.__context__ not in (None, outer):
         error = error.__context__
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-
-
-def _can_adopt(noise: NoiseSource) -> bool:
-    """Whether it is a still source, its ``adopt`` not one that is inherited beside a draw of its own."""
-    if not isinstance(noise, StillSource):
-        return False
-    classes = type(noise).__mro__
-    place = {name: next(i for i, one in enumerate(classes) if name in vars(one)) for name in ("adopt", "draw")}
-    return place["adopt"] <= place["draw"]
 
 
 # -- the conditioning: tensors, and mappings of them, in memory of their own ------------------------------------------

@@ -74,6 +74,13 @@ class StillSource(Protocol):
         ...
 
 
+def goes_with_draw(noise: object, method: str) -> bool:
+    """Whether a source's method belongs to its ``draw``: not one that is inherited beside a draw of its own."""
+    classes = type(noise).__mro__
+    place = {name: [i for i, one in enumerate(classes) if name in vars(one)] for name in (method, "draw")}
+    return (place[method] or [0])[0] <= (place["draw"] or [len(classes)])[0]
+
+
 class SampleStreams:
     """Noise keyed by a seed and the index of each sample.
 

@@ -64,3 +64,36 @@ def test_the_loops_ask_ahead_and_sources_of_ones_own_are_left_alone() -> None:
     for solver, options in (("ddpm", {"corrector": "langevin"}), ("sra1", {}), ("annealed_langevin", {})):
         drawn = [ss.sample(model, (4, 2), solver=solver, steps=9, noise=one, **options) for one in (streams, Own())]  # type: ignore[arg-type]
         assert torch.equal(drawn[0].samples, drawn[1].samples)
+
+
+class Nothing(ss.SampleStreams):
+    """A draw of its own beside ``draws`` that knows nothing of it."""
+
+    def draw(self, stream: int, index: int | Tensor, like: Tensor) -> Tensor:
+        return torch.zeros_like(like)
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "euler_maruyama", "sra1", "annealed_langevin", "adaptive_sde_sra"])
+@pytest.mark.parametrize("numbers", [2, ELEMENTS])
+def test_a_draw_of_ones_own_is_what_solvers_get(solver: str, numbers: int) -> None:
+    model = ss.ScoreModel(lambda x, t: -x, ss.VESDE(), predicts="noise")
+    if solver == "adaptive_sde_sra":
+        asked = {"solver": solver, "rtol": 0.5, "atol": 0.5}
+    else:
+        asked = {"solver": solver, "nfe": 24}
+    out = ss.sample(model, (2, numbers), noise=Nothing, dtype=torch.float64, **asked)  # type: ignore[arg-type]
+    assert not out.samples.any()  # from 0, nothing moves it
+
+
+def test_a_path_is_made_of_draws_of_ones_own() -> None:
+    model = ss.ScoreModel(lambda x, t: -x, ss.VESDE(), predicts="noise")
+    path = ss.BrownianPath(0, range(2), streams=Nothing)
+    assert not ss.sample(model, (2, 3), solver="sra1", nfe=24, noise=path).samples.any()
+
+
+@pytest.mark.parametrize("kind", [ss.SampleStreams, ss.Antithetic, ss.QuasiRandom])
+@pytest.mark.parametrize("stream", [START, SOLVER])
+def test_several_draws_are_the_single_ones(kind: type[ss.SampleStreams], stream: int) -> None:
+    source, like = kind(3, range(4)), torch.empty(4, 5)
+    for index, drawn in enumerate(source.draws(stream, [0, 1, 2], like)):
+        assert torch.equal(drawn, source.draw(stream, index, like))

@@ -151,6 +151,8 @@ def test_what_cannot_be_captured_runs_as_always(monkeypatch: pytest.MonkeyPatch,
     if reason == "noise=Louder":
         asked["noise"] = Louder
     expected = ss.sample(**asked).samples
+    if reason == "noise=Louder":
+        assert not torch.equal(expected, ss.sample(**{**asked, "noise": ss.SampleStreams}).samples)
     with pytest.warns(UserWarning, match=reason) as caught:
         found = ss.sample(**asked, capture=True)
     assert torch.equal(found.samples, expected)
