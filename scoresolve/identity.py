@@ -2,7 +2,8 @@
 
 Arrays, networks and tables are named by a hash of their content, processes by their path at some times, functions by
 their code and what they hold (closures, ``functools.partial``, methods); what they take from a module's globals is not
-seen. A hash of code is that of one version of Python.
+seen. Functions and networks keep counts and caches too, which are no part of what they are: of lists, mappings and
+names that begin with an underscore only those count that hold weights. A hash of code is that of one version of Python.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from types import CodeType
@@ -88,18 +90,28 @@ def _named(value: Any, depth: int) -> Any:
         return {"partial": [describe(one, depth + 1) for one in (value.func, value.args, value.keywords)]}
     if hasattr(value, "__qualname__"):
         cells = [cell.cell_contents for cell in getattr(value, "__closure__", None) or () if _filled(cell)]
-        # lists and mappings are where functions keep counts and caches of their own
-        kept = [
-            one
-            for one in (getattr(value, "__self__", None), *cells)
-            if one is not None and not isinstance(one, list | dict | set)
-        ]
+        kept = [one for one in (getattr(value, "__self__", None), *cells) if one is not None and _tells(one)]
         code = {"code": _code_hash(value.__code__)} if hasattr(value, "__code__") else {}
         return {"function": _name(value), **code, "holds": [describe(one, depth + 1) for one in kept]}
     names = [field.name for field in fields(value)] if is_dataclass(value) else sorted(getattr(value, "__dict__", {}))
-    held = {name: describe(getattr(value, name), depth + 1) for name in names if not name.startswith("_")}
+    ours = type(value).__module__.split(".")[0] == __package__
+    told = [name for name in names if not name.startswith("_") or (not ours and _weighs(getattr(value, name)))]
+    held = {name: describe(getattr(value, name), depth + 1) for name in told}
     path = {"path": _path_hash(value)} if isinstance(value, SDE) else {}
     return {"type": _name(type(value)), **held, **path}
+
+
+def _tells(value: Any) -> bool:
+    """Whether what a function holds is part of what it does: not if it is where counts and caches are kept."""
+    return not isinstance(value, list | dict | set) or _weighs(value)
+
+
+def _weighs(value: Any, depth: int = 0) -> bool:
+    """Whether something is a weight, a network or a number of a formula, or holds one."""
+    if isinstance(value, list | tuple | set | dict):
+        inside = value.values() if isinstance(value, dict) else value
+        return depth < _DEEP and any(_weighs(one, depth + 1) for one in inside if not isinstance(one, float))
+    return isinstance(value, Tensor | np.ndarray | float) or callable(value)
 
 
 def _path_hash(sde: SDE) -> str:
@@ -134,6 +146,14 @@ def _name(thing: Any) -> str:
 
 
 def _weights_hash(network: torch.nn.Module, depth: int) -> str:
-    """Of names, types, shapes and values of all parameters and buffers, wherever they are."""
+    """Of names, types, shapes and values of all parameters and buffers, and of the settings of each part."""
     held = [[name, describe(value, depth + 1)] for name, value in sorted(network.state_dict().items())]
-    return hashlib.sha256(repr(held).encode()).hexdigest()
+    parts = [[name, _name(type(part)), *_settings(part)] for name, part in network.named_modules()]
+    return hashlib.sha256(repr([held, parts]).encode()).hexdigest()
+
+
+def _settings(part: torch.nn.Module) -> list[Any]:
+    """What a module prints of itself, and its numbers, words and switches; whole numbers may be counts."""
+    named = sorted(vars(part).items())
+    plain = [[name, value] for name, value in named if isinstance(value, float | str | bool) and name != "training"]
+    return [re.sub(r" at 0x[0-9a-f]+", "", part.extra_repr()), plain]

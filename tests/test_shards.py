@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from shard_cases import TINY, draw, model, network, tree
 
 import scoresolve as ss
 from scoresolve import identity, placement
+from scoresolve.integrations.networks import Preconditioned
 
 # -- the samples ------------------------------------------------------------------------------------------------------
 
@@ -158,6 +160,51 @@ class Ignoring(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return self.net(x)
+
+
+def networks(weight: float) -> dict[str, Any]:
+    """What is as much of a network as its module, and is not in its ``state_dict``."""
+
+    class Scaled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.calls = weight, 0
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.scale * x
+
+    class Plain:
+        def __init__(self, held: object) -> None:
+            self._held, self._cache = held, [0]
+
+        def __call__(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            self._cache.append(len(x))
+            return x
+
+    params, count = {"deep": [torch.full((4,), weight)]}, [0]
+
+    def closure(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        count[0] += 1
+        return x * params["deep"][0]
+
+    pool = torch.nn.AvgPool1d(3, stride=int(4 * weight), padding=1)
+    linear = torch.nn.utils.skip_init(torch.nn.Linear, 1, 1, bias=False)
+    torch.nn.init.constant_(linear.weight, weight)
+    inner = Preconditioned(Ignoring(torch.nn.Identity()), weight, "noise")
+    held = {"number": weight, "tensor": torch.tensor(weight), "network": linear, "function": lambda x: weight * x}
+    return {
+        "attribute of a module": Scaled(), "of a layer": pool, "EDM": inner, "closure": closure,
+        **{f"private {name}": Plain(one) for name, one in held.items()},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", networks(0.5))
+def test_networks_are_told_apart_by_all_they_compute_with_and_by_no_count(name: str) -> None:
+    one, same, other = (networks(weight)[name] for weight in (0.5, 0.5, 0.25))
+    before = identity.describe(one)
+    one(torch.ones(1, 4), torch.ones(1)) if name != "of a layer" else one(torch.ones(1, 4))
+    assert before == identity.describe(one) == identity.describe(same) != identity.describe(other)
 
 
 def called(net: torch.nn.Module, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
