@@ -79,8 +79,9 @@ def ahead(noise: NoiseSource, stream: int, indices: Sequence[int], like: Tensor)
     Args: noise; stream; indices, the draws of it that the caller is about to ask for, increasing; like, a state such
     as they are for. A block lives for as long as one of its draws does.
     """
-    several = len(indices) > 1 and isinstance(noise, BlockSource) and goes_with_draw(noise, "draws")
-    return Ahead(noise, stream, indices, like) if several else noise
+    if len(indices) > 1 and isinstance(noise, BlockSource) and goes_with_draw(noise, "draws"):
+        return Ahead(noise, stream, indices, like)
+    return noise
 
 
 def draws(noise: NoiseSource, stream: int, indices: Tensor, like: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ change a parameter pass a function: ``grid=functools.partial(ss.grids.karras, po
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -23,6 +22,7 @@ from .errors import require, unknown
 from .grid_clocks import RHO_CAP, in_clock, last_positive, over_lam
 from .grid_tables import ays_sd15, ays_sdxl, ays_svd, leading, linspace, linspace_dpm, trailing
 from .optimised import optimised
+from .remembered import Remembered
 from .sde import SDE
 
 __all__ = [
@@ -237,10 +237,9 @@ def make_grid(grid: GridLike, sde: SDE, steps: int | None, t_max: float, t_min: 
         if isinstance(grid, str):
             if grid not in GRIDS:
                 raise ValueError(unknown("grid", grid, GRIDS))
-            try:
-                return _remembered(GRIDS[grid], sde, steps, t_max, t_min).copy()
-            except TypeError:  # a process of one's own that cannot be hashed
-                grid = GRIDS[grid]
+            named = GRIDS[grid]
+            key = named, steps, t_max, t_min
+            return _GRIDS.of(sde, None, key, lambda: _spaced(named, sde, steps, t_max, t_min)).copy()
         return _spaced(grid, sde, steps, t_max, t_min)
     if isinstance(grid, torch.Tensor):
         grid = grid.detach().cpu().numpy()
@@ -256,7 +255,7 @@ def _spaced(grid: Grid, sde: SDE, steps: int, t_max: float, t_min: float) -> np.
     return check_times(times, t_max, t_min)
 
 
-_remembered = functools.lru_cache(maxsize=64)(_spaced)
+_GRIDS = Remembered[np.ndarray]()
 """The last grids by name: where the clock has no closed inverse one takes as long as a run's arithmetic."""
 
 

@@ -23,6 +23,7 @@ from .sde import SDE, over_batch
 from .watch import Watch
 
 ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+Plan: TypeAlias = tuple[float, float, float, float]
 
 
 class ScoreModel:
@@ -76,14 +77,14 @@ class ScoreModel:
         self.refinements: tuple[Refinement, ...] = ()
         self.native = sde  # the process the network was trained on; not sde in a view made by `on`
         self._watch = Watch()
-        self._plan: dict[tuple[float, str], tuple[float, float, float, float]] = {}
+        self._plan: dict[tuple[float, str], Plan] | None = None  # of a session: paths may change between two
         self.t_min, self.t_max, self.t_eps = sde.t_min, sde.t_max, sde.t_eps
 
     # -- views --------------------------------------------------------------------------------------------------
 
     def _view(self) -> ScoreModel:
         view = copy.copy(self)
-        view._plan = {}
+        view._plan = None if self._plan is None else {}
         return view
 
     def condition(self, **conditioning: Any) -> ScoreModel:
@@ -176,7 +177,7 @@ class ScoreModel:
     def session(self, watch: Watch) -> ScoreModel:
         """A view whose calls are counted and checked by ``watch``, and by this model."""
         view = self._view()
-        view._watch = watch
+        view._watch, view._plan = watch, {}
         watch.parent, watch.casts = self._watch, self._watch.casts
         return view
 
@@ -213,9 +214,9 @@ class ScoreModel:
 
     def prepare(self, times: Sequence[float], target: Prediction) -> None:
         """Compute the coefficients of many host times at once; ``evaluate`` then finds them ready."""
-        columns = self._coefficients(np.asarray(times, dtype=np.float64), target)
-        for t, *row in zip(times, *columns, strict=True):
-            self._plan[float(t), target] = (row[0], row[1], row[2], row[3])
+        plans = self._plans(times, target)
+        if self._plan is not None:
+            self._plan |= {(float(t), target): plan for t, plan in zip(times, plans, strict=True)}
 
     def prepare_each(self, times: Sequence[float], targets: Sequence[Prediction]) -> None:
         """The same for times that are each asked for a prediction of their own."""
@@ -265,9 +266,14 @@ class ScoreModel:
         if isinstance(t, Tensor):
             return self._coefficients(t.double(), target)
         t = float(t)
+        if self._plan is None:
+            return self._plans([t], target)[0]
         if (t, target) not in self._plan:
             self.prepare([t], target)
         return self._plan[t, target]
+
+    def _plans(self, times: Sequence[float], target: Prediction) -> list[Plan]:
+        return list(zip(*self._coefficients(np.asarray(times, dtype=np.float64), target), strict=True))
 
     def _coefficients(self, t: Values, target: Prediction) -> tuple[Values, Values, Values, Values]:
         """(a, b, scale, label): the net is called at (scale x, label) and the wanted value is a x + b output."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from .errors import real_number, unknown, whole_number
 from .model import ScoreModel
 from .noise import NoiseSource
+from .remembered import Remembered
 from .sde import SDE
 from .table import AfterStep, Stats, Table
 
@@ -84,8 +85,8 @@ class SolverInfo:
 
 
 _SOLVERS: dict[str, SolverInfo] = {}
-_TABLES: dict[Any, Table] = {}
-"""The last tables, by builder, process, times and options: building one may take longer than a run's arithmetic."""
+_TABLES: Remembered[Runner] = Remembered(lambda runner: isinstance(runner, Table))
+"""The last tables, by process, builder, times and options: building one may take longer than a run's arithmetic."""
 RESERVED = frozenset([
     "model", "shape", "solver", "nfe", "steps", "grid", "seed", "indices", "opening", "corrector", "t_min", "t_max",
     "denoise", "dtype", "device", "generator", "noise", "batch_size", "parallel", "capture", "log_prob", "trajectory",
@@ -171,19 +172,8 @@ def build(solver: str | SolverInfo, sde: SDE, times: np.ndarray, **options: Any)
     info = solver if isinstance(solver, SolverInfo) else get_solver(solver)
     check_options(info, options)
     times = np.asarray(times, dtype=np.float64)
-    key = info.build, sde, times.tobytes(), tuple(sorted(options.items()))
-    try:
-        known = _TABLES.get(key)
-    except TypeError:  # an option that cannot be hashed
-        return _built(info, sde, times, options)
-    if known is not None:
-        return known
-    runner = _built(info, sde, times, options)
-    if isinstance(runner, Table):
-        if len(_TABLES) >= 64:
-            _TABLES.clear()
-        _TABLES[key] = runner
-    return runner
+    key = info.build, times.tobytes(), tuple(sorted(options.items()))
+    return _TABLES.of(sde, times, key, lambda: _built(info, sde, times, options))
 
 
 def _built(info: SolverInfo, sde: SDE, times: np.ndarray, options: Mapping[str, Any]) -> Runner:

@@ -544,7 +544,7 @@ def test_a_view_along_a_scaled_path_asks_at_the_networks_own_scale_and_levels() 
 def test_what_the_network_itself_predicts_costs_no_arithmetic() -> None:
     answer, x = _points(), _points(seed=1)
     for predicts in get_args(Prediction):
-        model = ss.ScoreModel(lambda x, t: answer, ss.VPSDE(), predicts=predicts)
+        model = ss.ScoreModel(lambda x, t: answer, ss.VPSDE(), predicts=predicts).session(Watch())
         model.prepare([0.5], predicts)
         with Record() as recorded:
             found = model.evaluate(x, 0.5, predicts)

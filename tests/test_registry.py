@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import weakref
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -13,6 +15,7 @@ from oracles import PROCESSES, TABLES, mixture_2d
 
 import scoresolve as ss
 from scoresolve.registry import unregister
+from scoresolve.remembered import MOST, Remembered
 
 
 @pytest.mark.parametrize("info", ss.solvers(), ids=lambda info: info.name)
@@ -138,6 +141,47 @@ def test_a_table_is_built_once_for_a_process_times_and_options() -> None:
     assert all(other is not table for other in others)
     assert others[0] == table
     assert len({other.to_json() for other in others[1:]} | {table.to_json()}) == 4
-    for _ in range(100):  # what is remembered is bounded
-        ss.build_table("ddim", ss.VPSDE(), times)
-    assert len(ss.registry._TABLES) <= 64
+
+
+def test_what_is_remembered_of_a_process_is_bounded_and_goes_with_it() -> None:
+    made, remembered, sde = [], Remembered(), ss.VPSDE()
+    for key in range(100):
+        remembered.of(sde, None, key, lambda: made.append(0))
+    assert sum(len(kept) for kept in remembered._kept.values()) <= MOST
+    gone = weakref.ref(sde)
+    for grid in ("log_snr", "optimised"):
+        ss.sample(ss.ScoreModel(lambda x, t: x, sde, predicts="noise"), (1, 1), solver="dpmpp_2m", grid=grid, nfe=4)
+    del sde
+    gc.collect()
+    assert gone() is None
+    assert not remembered._kept
+
+
+@pytest.mark.parametrize("grid", ss.grids.GRIDS)
+def test_a_path_that_was_changed_or_learned_is_another_one(grid: str) -> None:
+    def path(power: torch.Tensor) -> ss.GaussianPath:
+        return ss.GaussianPath(alpha=lambda t: 1 - 0.9 * t**power, sigma=lambda t: t)
+
+    def samples(sde: ss.SDE) -> torch.Tensor:
+        model = ss.ScoreModel(lambda x, t: 0.5 * x, sde, predicts="noise")
+        return ss.sample(model, (2, 3), solver="dpmpp_2m", grid=grid, nfe=6, seed=0).samples
+
+    power, vp = torch.tensor(1.0), ss.VPSDE()
+    learned = path(power)
+    before = samples(learned), samples(vp)
+    power.fill_(3.0)
+    vp.beta_max = 5.0
+    for was, changed, fresh in zip(
+        before, (learned, vp), (path(torch.tensor(3.0)), ss.VPSDE(beta_max=5.0)), strict=True
+    ):
+        assert torch.equal(samples(changed), samples(fresh))
+        assert not torch.equal(samples(changed), was)
+
+
+def test_predictions_of_a_path_that_was_changed_are_those_of_the_new_one() -> None:
+    vp, x = ss.VPSDE(), torch.ones(2, 3)
+    model = ss.ScoreModel(lambda x, t: x, vp, predicts="data")
+    ss.build_table("ddim", vp, np.array([1.0, 0.5, 0.1])).run(model, x, ss.SampleStreams(0, range(2)))
+    model.noise(x, 0.5)
+    vp.beta_max = 5.0
+    assert torch.equal(model.noise(x, 0.5), ss.ScoreModel(lambda x, t: x, vp, predicts="data").noise(x, 0.5))
