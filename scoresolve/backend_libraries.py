@@ -23,7 +23,6 @@ from .errors import BudgetError, NonFiniteError, ScoreSolveError, StepUnderflowE
 
 Field: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``dz/du = field(u, z)``, u a tensor of shape ()."""
-Drift: TypeAlias = Callable[[float, Tensor], Tensor]
 
 
 def load(library: str, module: str = "") -> ModuleType:

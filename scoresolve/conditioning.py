@@ -113,7 +113,8 @@ class Threshold(Refinement):
         if self.quantile is None:
             return data.clamp(self.low, self.high)
         middle, half = 0.5 * (self.low + self.high), 0.5 * (self.high - self.low)
-        size = (data - middle).abs().flatten(1).sort(dim=1).values / half  # torch.quantile refuses large tensors
+        flat = (data - middle).abs().unsqueeze(-1).flatten(1)  # samples may be single numbers
+        size = flat.sort(dim=1).values / half  # torch.quantile refuses large tensors
         place = self.quantile * (size.shape[1] - 1)
         below = min(int(place), max(size.shape[1] - 2, 0))
         level = torch.lerp(size[:, below], size[:, min(below + 1, size.shape[1] - 1)], place - below)

@@ -161,7 +161,9 @@ class PredictorCorrector:
 
         def corrected(step: int, t: float, x: Tensor) -> Tensor:
             if step <= self.corrections:
-                x = self.corrector.correct(model, x, t, squared[step - 1] / squared[step], noise, step)
+                # from where there is no signal the ratio is 0, and calls would be spent on steps of no length
+                ratio = squared[step - 1] / squared[step] or 1.0
+                x = self.corrector.correct(model, x, t, ratio, noise, step)
             return x if after_step is None else after_step(step, t, x)
 
         return self.table.run(model, x, noise, corrected)

@@ -93,10 +93,10 @@ class Door:
             error.add_note(f"the network had a batch of {self.rows}: batch_size= asks about fewer samples at once")
         error.add_note(self.watch.place(t, "raised by the network"))
 
-    def labels(self, kind: Any, label: float | Tensor, x: Tensor) -> Tensor:
+    def labels(self, whole: bool, label: float | Tensor, x: Tensor) -> Tensor:
         """The label of each row that the network sees, of a state x; see ``batch_labels``."""
         like = x if self.dtype is None else x.new_empty(0, dtype=self.dtype)
-        labels = batch_labels(kind, label, len(x), like)
+        labels = batch_labels(whole, label, len(x), like)
         return labels if self.scale is None else torch.cat([labels, labels], dim=-1)
 
 
@@ -119,7 +119,7 @@ class Questions:
         plans = [model.planned(t, target) for t, target in zip(times, targets, strict=True)]
         self.a, self.b, self.scales, labels = ([float(plan[i]) for plan in plans] for i in range(4))
         column = torch.tensor(labels, dtype=torch.float64)[:, None]
-        self.labels = self.door.labels(model.time, column, x).contiguous().unbind(0)
+        self.labels = self.door.labels(model.whole, column, x).contiguous().unbind(0)
 
     def __call__(self, number: int, y: Tensor) -> Tensor:
         """The answer to call ``number`` at the point y."""

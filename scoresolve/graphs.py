@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
+from .guidance import each
 from .loop import Loop
 from .model import ScoreModel
 from .noise import NoiseSource, StillSource, goes_with_draw
@@ -236,13 +237,11 @@ def _first(error: BaseException, outer: BaseException | None) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
-# -- the conditioning: tensors, and mappings of them, in memory of their own ------------------------------------------
+# -- the conditioning: tensors, and mappings and lists of them, in memory of their own --------------------------------
 
 
 def _still(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _still(one) for name, one in value.items()}
-    return value.clone() if isinstance(value, Tensor) else value
+    return each(value, lambda one: one.clone() if isinstance(one, Tensor) else one)
 
 
 def _alike(still: Any, new: Any) -> bool:
@@ -251,12 +250,10 @@ def _alike(still: Any, new: Any) -> bool:
         return (still.shape, still.dtype, still.device) == (new.shape, new.dtype, new.device)
     if isinstance(still, dict) and isinstance(new, dict):
         return still.keys() == new.keys() and all(_alike(one, new[name]) for name, one in still.items())
+    if isinstance(still, list | tuple) and type(still) is type(new):
+        return len(still) == len(new) and all(map(_alike, still, new))
     return still is new or (isinstance(still, str | int | float) and type(still) is type(new) and still == new)
 
 
 def _adopt(still: Any, new: Any) -> None:
-    if isinstance(still, Tensor):
-        still.copy_(new)
-    elif isinstance(still, dict):
-        for name, one in still.items():
-            _adopt(one, new[name])
+    each(still, lambda one, its: one.copy_(its) if isinstance(one, Tensor) else None, new)

@@ -25,7 +25,7 @@ def label_of(kind: TimeLabel | Callable[[Tensor], Tensor | float], native: SDE, 
         case "t":
             return t
         case "index":
-            return _fractional_index(native, t).round()
+            return _fractional_index(native, t).round().clip(0)  # no index stands for t = 0, the first is nearest
         case "fractional_index":
             return _fractional_index(native, t)
         case "sigma" | "rho" | "lam":
@@ -36,15 +36,30 @@ def label_of(kind: TimeLabel | Callable[[Tensor], Tensor | float], native: SDE, 
     return label.detach().cpu().numpy() if isinstance(t, np.ndarray) else label
 
 
-def batch_labels(
-    kind: TimeLabel | Callable[[Tensor], Tensor | float], label: float | Tensor, rows: int, like: Tensor
-) -> Tensor:
-    """The label of each of the rows that the network sees: whole for an index, else at least float32.
+def are_whole(kind: TimeLabel | Callable[[Tensor], Tensor | float], sde: SDE) -> bool:
+    """Whether labels are whole numbers, to be looked up: indices, or what a function answers as an integer tensor.
 
-    Args: label, a number, a tensor () or (rows,), or (n, 1) for n calls, of which n such labels are made; like, of the
-    network's inputs.
+    Raises: TypeError for a function that does not give each time a number.
     """
-    dtype = torch.int64 if kind == "index" else torch.promote_types(like.dtype, torch.float32)
+    if not callable(kind):
+        return kind == "index"
+    times = torch.tensor([sde.t_max, sde.t_eps], dtype=torch.float64, device="cpu")
+    found = kind(times)
+    try:
+        label = torch.as_tensor(found).expand(times.shape)
+    except (TypeError, ValueError, RuntimeError):
+        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
+        raise TypeError(f"time= must make of a float64 tensor of times (n,) labels (n,), got {got} for n = 2") from None
+    return isinstance(found, Tensor) and not label.is_floating_point()
+
+
+def batch_labels(whole: bool, label: float | Tensor, rows: int, like: Tensor) -> Tensor:
+    """The label of each of the rows that the network sees: int64 if labels are whole, else at least float32.
+
+    Args: whole, see :func:`are_whole`; label, a number, a tensor () or (rows,), or (n, 1) for n calls, of which n such
+    labels are made; like, of the network's inputs.
+    """
+    dtype = torch.int64 if whole else torch.promote_types(like.dtype, torch.float32)
     if isinstance(label, Tensor):
         return label.to(device=like.device, dtype=dtype).expand(*label.shape[:-1], rows)
     return torch.full((rows,), label, dtype=dtype, device=like.device)

@@ -36,8 +36,8 @@ class Loop:
         self._rows, self._model = table.rows, model
         self.ask = Questions(model, [row.t for row in table.rows], table.asked, x)
         self._registers = Registers(table.rows, self.ask.a, self.ask.b, x)
-        drawn = [number for number, row in enumerate(table.rows) if row.draws]
-        self._noise, self._kept = ahead(noise, SOLVER, drawn, x), max(row.normals for row in table.rows)
+        noisy = [number for number, row in enumerate(table.rows) if row.draws]
+        self._noise, self._kept = ahead(noise, SOLVER, noisy, x), max(row.normals for row in table.rows)
 
     def __call__(self, x: Tensor, after_step: AfterStep | None = None, calls: int | None = None) -> Tensor:
         """The state at the last time, of x at the first; of fewer ``calls``, the state that these lead to.

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .door import Door
 from .errors import real_number, require, unknown
-from .guidance import take_rows
-from .labels import TimeLabel, batch_labels, label_of
+from .guidance import check_unconditional, take_rows
+from .labels import TimeLabel, are_whole, batch_labels, label_of
 from .predictions import Prediction, Values, conversion, require_determined
 from .refinement import Refinement, end_with_signal, refined
 from .sde import SDE, over_batch
@@ -34,8 +34,8 @@ class ScoreModel:
         sde: the forward process it was trained on.
         predicts: what it returns: "score", "noise" (epsilon), "data" (x_0, the denoiser), "v"
             (``alpha noise - sigma data``), "velocity" (``alpha' data + sigma' noise``) or "flow" (``noise - data``).
-        time: how it is told the time: "t", "sigma", "rho", "lam", a function of t (float64 tensor -> label), or for
-            a ``DiscreteVPSDE`` "index" (``t N - 1`` rounded, int64) or "fractional_index" (not rounded).
+        time: how it is told the time: "t", "sigma", "rho", "lam", a function of t (float64 tensor -> label, kept
+            int64 if whole), or for a ``DiscreteVPSDE`` "index" (``t N - 1`` rounded, int64) or "fractional_index".
 
     The state is float32 or float64; x is cast to the dtype of the network's parameters at its door only.
 
@@ -71,7 +71,7 @@ class ScoreModel:
                 f"time={time!r} needs a table of betas, {sde!r} has none: use ss.DiscreteVPSDE(betas), "
                 'time="t", or a function such as time=lambda t: 999 * t'
             )
-        self.net, self.sde, self.predicts, self.time = net, sde, predicts, time
+        self.net, self.sde, self.predicts, self.time, self.whole = net, sde, predicts, time, are_whole(time, sde)
         self.conditioning: dict[str, Any] = {}
         self._guidance: tuple[float, dict[str, Any]] | None = None
         self.refinements: tuple[Refinement, ...] = ()
@@ -114,10 +114,9 @@ class ScoreModel:
         >>> model.guide(2.0, label=torch.tensor([0.0])).score(torch.zeros(2, 1), 0.5).tolist()
         [[2.0], [6.0]]
         """
-        missing = sorted(set(unconditional) - set(self.conditioning))
-        require(not missing, f"unconditional values for {sorted(self.conditioning)}, got {missing} as well")
         view = self._view()
         view._guidance = real_number("scale", scale), unconditional
+        check_unconditional(self.conditioning, unconditional)
         return view
 
     def refine(self, refinement: Refinement) -> ScoreModel:
@@ -243,7 +242,7 @@ class ScoreModel:
         plans = [self.planned(t, target) for target in targets]
         scale, label = plans[0][2:]
         door, x_native = self.door(len(x)), self._to_native(x, scale)
-        output = door(x_native, door.labels(self.time, label, x), t)
+        output = door(x_native, door.labels(self.whole, label, x), t)
         if isinstance(t, Tensor):
             return [over_batch(a, x) * x + over_batch(b, x) * output for a, b, *_ in plans]
         terms = [output * b if b != 1.0 else output for _, b, *_ in plans]
@@ -252,7 +251,7 @@ class ScoreModel:
     def asked(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """What the network is asked at (x, t): x on its own process, in x's dtype, and a label for each sample."""
         scale, label = self.planned(t, "data")[2:]
-        return self._to_native(x, scale), batch_labels(self.time, label, len(x), x)
+        return self._to_native(x, scale), batch_labels(self.whole, label, len(x), x)
 
     def _to_native(self, x: Tensor, scale: float | Tensor) -> Tensor:
         if isinstance(scale, Tensor):

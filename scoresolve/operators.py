@@ -174,4 +174,4 @@ def conjugate_gradients(apply: Map, b: Tensor, iterations: int) -> Tensor:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """The inner product of each sample, shaped to multiply it."""
-    return (a * b).flatten(1).sum(dim=1).reshape(-1, *[1] * (a.ndim - 1))
+    return (a * b).unsqueeze(-1).flatten(1).sum(dim=1).reshape(-1, *[1] * (a.ndim - 1))

@@ -59,8 +59,9 @@ class Solution(Ended):
     def at(self, t: float | Tensor) -> Tensor:
         """The state at time t of an adaptive run, between its steps as well: shape (batch, ...).
 
-        Args: t a number or one for each sample, shape (batch,), between the first and the last time. A sample that
-        failed is NaN beyond the time it reached. Cost: no network call; accurate to the order of the steps.
+        Args: t a number or one for each sample, shape (batch,), between the first and the last time that a step began
+        or ended at, or the number ``times[-1]``. A sample that failed is NaN beyond the time it reached. Cost: no
+        network call; accurate to the order of the steps.
         Raises: ValueError unless the run was asked for ``dense=True``, or for times outside it.
 
         >>> import torch, scoresolve as ss
@@ -72,6 +73,8 @@ class Solution(Ended):
         """
         if self.dense is None:
             raise ValueError("this solution was not kept between its steps: use an adaptive_* solver and dense=True")
+        if not isinstance(t, Tensor) and t == self.times[-1]:  # after the steps may come a jump to noise zero
+            return self.samples
         return self.dense(t)
 
     @property

@@ -84,9 +84,9 @@ class Table:
         require(math.isfinite(self.start), f"a finite start, got {self.start}")
         require(isinstance(self.options, Mapping), f"options by their names, got {self.options!r}")
         require(isinstance(self.solver, str) and isinstance(self.path, str), "solver and path to be strings")
-        drawn: list[bool] = []
+        drawn, most = list[bool](), max(row.normals for row in self.rows)
         for number, row in enumerate(self.rows):
-            drawn = [row.draws, *drawn] if row.normals else drawn
+            drawn = [row.draws, *drawn[: most - 1]] if row.normals else drawn
             problem = row.problem(number, drawn)
             if problem:
                 raise ValueError(f"expected {problem} in row {number} of {self.solver or 'the table'}, got {row}")

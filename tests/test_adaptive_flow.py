@@ -347,6 +347,12 @@ def test_a_budget_of_just_enough_calls_is_enough(solver: str) -> None:
         ss.sample(model, (1, 2), nfe=free.nfe - 1, **settings)
 
 
+def test_at_the_last_time_stands_the_sample_also_after_a_jump_to_noise_zero() -> None:
+    for sde in (ss.EDM(), ss.VPSDE()):
+        solution = ss.sample(gaussian().model(sde), (2, 3), solver="adaptive_abm", seed=0, dense=True)
+        assert torch.equal(solution.at(float(solution.times[-1])), solution.samples)
+
+
 @pytest.mark.parametrize("clock", ["log_rho", "rho", "log_flow"])
 def test_the_first_step_from_pure_noise_is_as_accurate_as_the_others(clock: str) -> None:
     """On clocks that are infinite there it is of order one, and short enough."""

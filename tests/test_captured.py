@@ -107,6 +107,17 @@ def test_what_is_given_anew(recorders: list[Recorder], noise: Any, guided: bool)
     assert len(recorders) == 1
 
 
+def test_conditioning_in_lists_is_given_anew_too(recorders: list[Recorder]) -> None:
+    model = ss.ScoreModel(lambda x, t, both: both[0][:, None] * x + both[1]["more"][:, None], SDE, predicts="v")
+    asked: dict[str, Any] = {"shape": (5, 2), "solver": "ddim", "steps": 4, "seed": 0}
+    one, other = ([LABELS + k, {"more": 2 * LABELS - k}] for k in (0, 1))
+    run = ss.capture(model.condition(both=one), **{name: asked[name] for name in ("shape", "solver", "steps")})
+    for both in (one, other, one):
+        expected = ss.sample(model.condition(both=both), **asked).samples
+        assert torch.equal(run(seed=0, both=both).samples, expected)
+    assert len(recorders) == 1
+
+
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "rk4"])
 def test_a_run_that_fails_spoils_no_other(recorders: list[Recorder], solver: str) -> None:
     """The message is that of the run that is not captured, and what is kept of it does not reach the next."""

@@ -127,6 +127,14 @@ def test_dynamic_threshold_is_that_of_the_paper_for_each_sample() -> None:
     assert torch.allclose(ss.threshold(shifted, 0, 1, quantile=0.93).data(data, 1.0), 0.5 * found + 0.5, rtol=1e-12)
 
 
+def test_samples_that_are_single_numbers() -> None:
+    data = torch.tensor([-3.0, 0.5, 4.0], dtype=torch.float64)
+    model = ss.ScoreModel(lambda x, t: data if x.ndim == 1 else data[:, None], ss.EDM(), predicts="data")
+    for quantile in (None, 0.9):
+        found = ss.threshold(model, quantile=quantile)
+        assert torch.equal(found.data(data, 1.0), found.data(data[:, None], 1.0)[:, 0])
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     model, x = mixture_2d().model(ss.VPSDE()), _points()
     with pytest.raises(ValueError, match="low < high"):

@@ -102,6 +102,18 @@ def test_the_corrector_follows_each_step_with_the_ratio_of_the_path(name: str) -
     assert found.nfe == 2
 
 
+def test_from_where_there_is_no_signal_a_correction_moves_as_any_other() -> None:
+    """The path's ratio is 0 there: calls would be spent on steps of no length."""
+    sde = ss.RectifiedFlow()
+    model, start = mixture_2d().model(sde), SampleStreams(1, range(3)).draw(0, 0, torch.empty(3, 2))
+    times = np.array([1.0, 0.6])
+    plain = ss.sample(model, start=start, solver="euler_maruyama", grid=times, seed=2).samples
+    corrected = ss.Langevin().correct(model, plain, times[1], 1.0, SampleStreams(2, range(3)), 1)
+    found = ss.sample(model, start=start, solver="euler_maruyama", grid=times, seed=2, corrector="langevin")
+    assert torch.allclose(found.samples, corrected, rtol=1e-6)
+    assert not torch.allclose(found.samples, plain, rtol=1e-2)
+
+
 def test_at_noise_zero_nothing_is_corrected() -> None:
     model = mixture_2d().model(ss.EDM())
     solution = ss.sample(model, (3, 2), solver="heun", steps=5, corrector=ss.Langevin(steps=2), seed=0)

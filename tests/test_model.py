@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
@@ -180,6 +180,43 @@ def test_time_labels(time: object, expected: float | None, dtype: torch.dtype) -
         assert label.tolist() == pytest.approx([expected] * 3, rel=1e-6)
 
 
+def test_whole_labels_of_a_function_stay_whole_and_others_do_not() -> None:
+    table = torch.arange(1000.0)
+
+    def told(time: object, x: Tensor, t: float | Tensor) -> list[torch.dtype]:
+        seen: list[Tensor] = []
+        model = ss.ScoreModel(lambda x, label: seen.append(label) or -x, ss.VPSDE(), time=time)  # type: ignore[arg-type]
+        model.score(x, t)
+        ss.sample(model, (2, 2), nfe=2, seed=0)
+        ss.sample(model, (2, 2), solver="adaptive_abm", rtol=0.5, seed=0)
+        assert all(label.shape == (2,) for label in seen)
+        return sorted({label.dtype for label in seen}, key=str)
+
+    x = torch.ones(2, 2)
+    for t in (0.5, torch.tensor([0.5, 0.2])):
+        assert told(lambda t: (999 * t).round().long(), x, t) == [torch.int64]
+        assert told(lambda t: 999 * t, x, t) == [torch.float32]
+        assert told(lambda t: 0, x, t) == [torch.float32]  # a number that nothing depends on
+    looked_up = ss.ScoreModel(lambda x, i: table[i][:, None] * x, ss.VPSDE(), time=lambda t: (999 * t).round().long())
+    assert looked_up.score(x, torch.tensor([0.5, 1.0])).tolist() == [[500.0] * 2, [999.0] * 2]
+
+
+@pytest.mark.parametrize("time", [lambda t: None, lambda t: t[:, None], lambda t: t[:0], lambda t: "late"])
+def test_a_function_that_gives_no_label_for_each_time_is_refused(time: object) -> None:
+    with pytest.raises(TypeError, match=r"^time= must make of a float64 tensor of times \(n,\) labels \(n,\), got "):
+        ss.ScoreModel(lambda x, t: -x, ss.VPSDE(), time=time)  # type: ignore[arg-type]
+
+
+def test_at_time_zero_an_index_network_is_told_its_first_index() -> None:
+    seen: list[int] = []
+    model = ss.ScoreModel(
+        lambda x, i: seen.append(int(i[0])) or -x, ss.DiscreteVPSDE.linear(), predicts="noise", time="index"
+    )
+    for t in (0.0, torch.tensor(0.0), torch.zeros(2)):
+        model.noise(torch.ones(2, 2), t)
+    assert seen == [0, 0, 0]
+
+
 def test_index_labels_are_rounded_not_truncated() -> None:
     sde, seen = ss.DiscreteVPSDE.linear(), []
     model = ss.ScoreModel(lambda x, i: seen.append(int(i[0])) or -x, sde, predicts="noise", time="index")
@@ -237,6 +274,24 @@ def test_conditioning_given_after_guidance_is_that_of_both_halves() -> None:
     assert torch.equal(model.condition(**given).guide(2.0, label=torch.zeros(1)).score(x, 0.5), after.score(x, 0.5))
 
 
+def test_conditioning_in_lists_and_tuples_goes_with_its_samples_and_is_stacked() -> None:
+    class Pair(NamedTuple):
+        first: Tensor
+        second: Tensor
+
+    def net(x: Tensor, t: Tensor, both: Any) -> Tensor:
+        assert type(both) in (list, tuple, Pair)
+        return (both[0] - both[1])[:, None] * x
+
+    rows, x = torch.arange(5.0), torch.ones(5, 1)
+    for both in ([rows, 2 * rows], (rows, 2 * rows), Pair(rows, 2 * rows)):
+        model = ss.ScoreModel(net, ss.VPSDE(), predicts="noise").condition(both=both)
+        for one in (model, model.guide(2.0, both=both), model.guide(3.0, both=[rows[:1], rows[:1]])):
+            whole = ss.sample(one, (5, 1), nfe=3, seed=0).samples
+            assert torch.equal(ss.sample(one, (5, 1), nfe=3, seed=0, batch_size=2).samples, whole)
+        assert model.guide(3.0, both=[rows[:1], rows[:1]]).noise(x, 0.5).flatten().tolist() == (-3 * rows).tolist()
+
+
 def test_conditioning_is_passed_through_and_guidance_combines() -> None:
     calls: list[tuple[int, dict[str, object]]] = []
 
@@ -260,6 +315,13 @@ def test_conditioning_is_passed_through_and_guidance_combines() -> None:
         conditioned.guide(2.0, strength=0.0).noise(x, 0.5)
     with pytest.raises(ValueError, match="unconditional values for"):
         conditioned.guide(2.0, class_=0)
+    with pytest.raises(ValueError, match=r"what the unconditional half is given, such as .*, got nothing"):
+        conditioned.guide(2.0)
+    nested = model.condition(text={"emb": label})
+    with pytest.raises(ValueError, match=r"unconditional values for \['emb'\] in 'text', got \['embed'\] as well"):
+        nested.guide(2.0, text={"embed": label})
+    with pytest.raises(ValueError, match=r"unconditional half is given in 'text'.* got nothing"):
+        nested.guide(2.0, text={})
     with pytest.raises(TypeError, match=r"^scale must be a number, got 'high'"):
         conditioned.guide("high")  # type: ignore[arg-type]
 
