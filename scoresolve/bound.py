@@ -49,7 +49,7 @@ from .errors import require, unknown, whole_number
 from .model import ScoreModel
 from .noise import BOUND, NoiseSource, SampleStreams
 from .sde import SDE
-from .starting import check_ends, check_model, check_state, noisy_end
+from .starting import check_ends, check_network, check_state, noisy_end
 from .time_laws import matched, uniform_lam
 from .watch import Watch
 
@@ -133,7 +133,7 @@ def variational_bound(
     >>> bound.nfe, bool(gap.mean() < 4 * gap.std() / 512**0.5)
     (32, True)
     """
-    check_model(model)
+    check_network(model)
     check_state(x0, "x0")
     count, repeats = len(x0), whole_number("repeats", repeats)
     rows = count if batch_size is None else min(count, whole_number("batch_size", batch_size))

@@ -7,6 +7,7 @@ the point y a prediction is ``a y + b o`` with numbers a and b, which a solver f
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -84,10 +85,11 @@ class Door:
 
     def _note(self, error: BaseException, t: float | Tensor) -> None:
         """Say beside an exception of the network where it was raised, and how the network is called."""
-        if isinstance(error, TypeError):
+        if isinstance(error, TypeError) and _raised_by_the_call(error):
+            names = "".join(f", {name}=" for name in self.conditioning)
             error.add_note(
-                f"the network is called as net(x, label{''.join(f', {name}=' for name in self.conditioning)}) "
-                "with a label for each sample: wrap one with other arguments, such as lambda x, t: net(x)"
+                f"the network is called as net(x, t{names}), t being the time label of each sample: give it what else "
+                "it takes with model.condition(name=value); wrap one that takes no time, such as lambda x, t: net(x)"
             )
         if isinstance(error, torch.OutOfMemoryError):
             error.add_note(f"the network had a batch of {self.rows}: batch_size= asks about fewer samples at once")
@@ -98,6 +100,12 @@ class Door:
         like = x if self.dtype is None else x.new_empty(0, dtype=self.dtype)
         labels = batch_labels(whole, label, len(x), like)
         return labels if self.scale is None else torch.cat([labels, labels], dim=-1)
+
+
+def _raised_by_the_call(error: BaseException) -> bool:
+    """Whether the network was never entered: it does not take the arguments it was given."""
+    where = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return where[-1] in (__file__, torch.nn.modules.module.__file__)
 
 
 class Questions:

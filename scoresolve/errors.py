@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 
@@ -73,15 +74,22 @@ def real_number(name: str, value: Any) -> float:
 
 
 def unknown(
-    kind: str, name: object, known: Iterable[str], spelling: Callable[[str], str] = str, also: Iterable[str] = ()
+    kind: str,
+    name: object,
+    known: Iterable[str],
+    spelling: Callable[[str], str] = str,
+    also: Iterable[str] = (),
+    elsewhere: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The message for a name that does not exist, with the nearest that do; all of them if they are few.
 
-    ``spelling`` is what of a name is compared; ``also`` are names that may be the nearest but are not listed.
+    ``spelling`` is what of a name is compared; ``also`` are names that may be the nearest but are not listed;
+    ``elsewhere`` has other libraries' words, and what is meant by them.
     """
     names = sorted(known)
     spelled = {spelling(one): one for one in (*also, *names)}
     near = [spelled[key] for key in difflib.get_close_matches(spelling(str(name)), spelled, n=3, cutoff=0.5)]
+    near = [elsewhere[str(name)]] if str(name) in elsewhere else near
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     listed = f"known: {', '.join(names)}" if len(names) <= 30 else f"{len(names)} are known"
     return f"unknown {kind} {name!r}{hint} ({listed})" if hint else f"unknown {kind} {name!r}; {listed}"

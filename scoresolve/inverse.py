@@ -48,6 +48,7 @@ What "jacobian" lacks is what the run itself does: at t = 1 VP still holds 1/150
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, Self, get_args
@@ -218,12 +219,19 @@ class Replacement(Rowwise):
     def __call__(self, step: Step) -> Tensor:
         """The state with what A sees of it replaced."""
         x, operator = step.x, self.operator
+        self._check_process(step)
         noise = SampleStreams(self.seed, range(len(x)) if self.indices is None else self.indices)
         free = x - self.sde.sigma(step.time) * noise.draw(REPLACEMENT, step.index, x)
         missing = self.sde.alpha(step.time) * operator.reached(self.measurement.to(x)) - operator(free)
         require(len(missing) == len(x), f"a measurement of 1 or {len(x)} rows, got {len(self.measurement)}")
         solved = conjugate_gradients(lambda u: operator(operator.transpose(u)), missing, self.iterations)
         return x + operator.transpose(solved)
+
+    def _check_process(self, step: Step) -> None:
+        """Raise ValueError if the state stands at another noise level of the process that is sampled along."""
+        own, its = ([sde.alpha(step.time), sde.sigma(step.time)] for sde in (self.sde, step.sde or self.sde))
+        same = all(math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9) for one, other in zip(own, its, strict=True))
+        require(same, f"the process that is sampled along, {step.sde!r}, in ss.Replacement, got {self.sde!r}")
 
 
 def resampled(table: Table, sde: SDE, *, jump: int = 10, repeats: int = 10) -> Table:

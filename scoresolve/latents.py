@@ -34,9 +34,11 @@ from .running import OnError
 from .sampling import sample
 from .sde import as_float64
 from .solution import Callback, Solution
-from .starting import check_model, check_state, noisy_end
+from .starting import check_network, check_state, noisy_end
 
 Interpolation = Literal["spherical", "linear"]
+ELSEWHERE = {"slerp": "spherical", "lerp": "linear"}
+"""Other words for interpolations."""
 Weights: TypeAlias = float | Sequence[float] | np.ndarray | Tensor
 
 
@@ -74,7 +76,7 @@ def decode(
     >>> torch.allclose(ss.decode(model, latent, nfe=100).samples, x0, atol=1e-3)
     True
     """
-    check_model(model)
+    check_network(model)
     check_state(latent, "latent")
     fixed = nfe is not None or steps is not None or grid is not None
     if solver is None and not fixed:
@@ -122,7 +124,7 @@ def interpolate(a: Tensor, b: Tensor, weight: Weights, *, method: Interpolation 
     torch.Size([3, 1, 2])
     """
     if method not in get_args(Interpolation):
-        raise ValueError(unknown("interpolation", method, get_args(Interpolation)))
+        raise ValueError(unknown("interpolation", method, get_args(Interpolation), elsewhere=ELSEWHERE))
     check_state(a, "a")
     check_state(b, "b")
     require(a.shape == b.shape, f"a and b of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")

@@ -46,7 +46,7 @@ from .outcome import Ended, Outcome
 from .running import OnError
 from .sampling import encode
 from .solution import Solution
-from .starting import check_model, check_state
+from .starting import check_network, check_state
 
 Prior: TypeAlias = Law | Callable[[Tensor], Tensor]
 
@@ -141,7 +141,7 @@ def log_likelihood(
     >>> torch.allclose(found.log_prob, law.marginal(sde, sde.t_min).log_prob(x0), atol=1e-4)
     True
     """
-    check_model(model)
+    check_network(model)
     check_state(x0, "x0")
     if isinstance(divergence, Divergence):
         require(probes == 1 and control is None, "probes and control in the Divergence, or beside its name, not both")

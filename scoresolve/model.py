@@ -17,9 +17,9 @@ from .door import Door
 from .errors import real_number, require, unknown
 from .guidance import check_unconditional, take_rows
 from .labels import TimeLabel, are_whole, batch_labels, label_of
-from .predictions import Prediction, Values, conversion, require_determined
+from .predictions import ELSEWHERE, Prediction, Values, conversion, require_determined
 from .refinement import Refinement, end_with_signal, refined
-from .sde import SDE, over_batch
+from .sde import SDE, check_time, over_batch
 from .watch import Watch
 
 ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -63,7 +63,7 @@ class ScoreModel:
         if not isinstance(sde, SDE):
             raise TypeError(f"sde must be a forward process such as ss.VPSDE(), got {type(sde).__name__}")
         if predicts not in get_args(Prediction):
-            raise ValueError(unknown("prediction", predicts, get_args(Prediction)))
+            raise ValueError(unknown("prediction", predicts, get_args(Prediction), elsewhere=ELSEWHERE))
         if not callable(time) and time not in get_args(TimeLabel):
             raise ValueError(unknown("time label", time, get_args(TimeLabel)))
         if isinstance(time, str) and "index" in time and not hasattr(sde, "betas"):
@@ -238,6 +238,7 @@ class ScoreModel:
     def answers(self, x: Tensor, t: float | Tensor, *targets: Prediction) -> list[Tensor]:
         """The network's own answer, without refinements, as several predictions. One call; raises as above."""
         if isinstance(t, Tensor):
+            check_time(t)
             require(t.ndim == 0 or t.shape == x.shape[:1], f"t of shape () or ({len(x)},), got {tuple(t.shape)}")
         plans = [self.planned(t, target) for target in targets]
         scale, label = plans[0][2:]

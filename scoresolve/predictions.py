@@ -26,6 +26,13 @@ from torch import Tensor
 from .sde import SDE, over_batch
 
 Prediction = Literal["score", "noise", "data", "v", "velocity", "flow"]
+ELSEWHERE = {
+    **dict.fromkeys(("eps", "epsilon"), "noise"),
+    **dict.fromkeys(("x0", "x_0", "x_start", "sample", "denoiser", "denoised"), "data"),
+    **dict.fromkeys(("v_prediction", "v-prediction"), "v"),
+    **dict.fromkeys(("flow_prediction", "flow_matching", "rectified_flow"), "flow"),
+}
+"""Other libraries' words for predictions."""
 Values = TypeVar("Values", np.ndarray, Tensor)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,6 +94,15 @@ RESERVED = frozenset([
     "callback", "progress", "grad", "on_error", "solver_options",
 ])  # fmt: skip
 """Arguments of ``sample``: no solver can have an option of that name (``start`` is told apart by its type)."""
+ELSEWHERE = {
+    "num_inference_steps": "steps=, or nfe= for network calls",
+    "num_steps": "steps=, or nfe= for network calls",
+    "timesteps": "grid=, an array of times or the name of a grid",
+    "sigmas": "grid=, an array of times, which sde.time(-log(sigma)) gives for levels of noise",
+    "guidance_scale": "model.guide(scale, ...), with what the unconditional half is given",
+    "cfg_scale": "model.guide(scale, ...), with what the unconditional half is given",
+}
+"""Words of other libraries for arguments of ``sample``, and what they are here."""
 
 
 def solver(
@@ -204,21 +214,28 @@ def build_table(name: str, sde: SDE, times: np.ndarray, **options: Any) -> Table
     return runner
 
 
+def _no_option(info: SolverInfo, option: str) -> str:
+    """The message for an option that the solver does not have, with what to write where that is known."""
+    having = [other.name for other in solvers() if option in other.options]
+    near = difflib.get_close_matches(info.name, having, n=3, cutoff=0.0)
+    hint = f"; here that is {ELSEWHERE[option]}" if option in ELSEWHERE else ""
+    hint = f"; {' and '.join(map(repr, near))} {'have' if near[1:] else 'has'} it" if near else hint
+    if not info.options:
+        said = f"{info.name!r} has no options, got {option!r} (those of another library's method go to ss.backend)"
+        return said + hint
+    said = f"unknown option {option!r}" if hint else unknown("option", option, info.options, also=RESERVED)
+    known = ", ".join(f"{name}={value!r}" for name, value in info.options.items())
+    return f"{said}{hint}; {info.name!r} has the options {known}"
+
+
 def check_options(info: SolverInfo, options: Mapping[str, Any]) -> None:
     """Raise TypeError for an option that the solver does not have, or that is no number where its default is one;
     ValueError for a number that no float holds."""
     for option, value in options.items():
         if isinstance(value, int):
             real_number(option, int(value))
-        if not info.options:
-            raise TypeError(
-                f"{info.name!r} has no options, got {option!r} (those of another library's method go to ss.backend)"
-            )
         if option not in info.options:
-            known = ", ".join(f"{name}={value!r}" for name, value in info.options.items())
-            raise TypeError(
-                f"{unknown('option', option, info.options, also=RESERVED)}; {info.name!r} has the options {known}"
-            )
+            raise TypeError(_no_option(info, option))
         default = info.options[option]
         if isinstance(default, float) and not callable(value):  # of time, where a solver takes that
             real_number(option, value)

@@ -107,7 +107,7 @@ def _run(
 
     def after_step(step: int, t: float, state: Tensor) -> Tensor:
         if view.callback is not None:
-            seen = _shown(view.callback, Step(step, t, lent(state), watch.calls, first), state)
+            seen = _shown(view.callback, Step(step, t, lent(state), watch.calls, first, model.sde), state)
             if seen is not state:
                 watch.check_finite(seen, t, "the callback returned")
             state = seen

@@ -27,7 +27,7 @@ from .presets import resolve
 from .registry import Runner, SolverInfo, get_solver
 from .running import Course, OnError, View, solve
 from .solution import Callback, Solution
-from .starting import NoiseLike, check_ends, check_indices, check_model, check_state, noisy_end, start_state
+from .starting import NoiseLike, check_ends, check_indices, check_network, check_state, noisy_end, start_state
 from .table import Table
 
 
@@ -119,7 +119,7 @@ def sample(
     >>> solution.nfe, [round(value, 1) for value in solution.samples.mean(0).tolist()]
     (10, [1.0, -1.0])
     """
-    check_model(model)
+    check_network(model)
     if not isinstance(solver_options, Mapping | None):
         raise TypeError(f"solver_options must be a mapping such as {{'start': 'low'}}, got {solver_options!r}")
     if not isinstance(capture, bool | Capture):
@@ -206,7 +206,7 @@ def encode(
     >>> torch.allclose(latent, x0, atol=1e-2)
     True
     """
-    check_model(model)
+    check_network(model)
     x = check_state(x0, "x0").clone()  # the network may write into what it is given
     first, last = check_ends(model, noisy_end(model) if t_min is None else t_min, t_max)
     steps, nfe = _counts(steps, nfe)

@@ -156,13 +156,17 @@ class SDE(ABC):
         """Mean ``alpha x_0`` and standard deviation ``sigma`` of ``p(x_t | x_0)``.
 
         Args: x0 of shape (batch, ...), floating; t a float or a tensor of shape () or (batch,).
-        Returns the mean, shaped as x0, and the standard deviation, shaped to broadcast against it.
+        Returns the mean, shaped as x0, and the standard deviation, shaped to broadcast against it. Raises: TypeError
+        for whole numbers, such as images of bytes, or indices for times.
 
         >>> import torch, scoresolve as ss
         >>> mean, std = ss.VESDE().marginal(torch.ones(4, 2), torch.full((4,), 0.5))
         >>> mean.shape, std.shape
         (torch.Size([4, 2]), torch.Size([4, 1]))
         """
+        if not x0.is_floating_point():
+            raise TypeError(f"x0 is {x0.dtype}: make it floating, in the network's range, as x0 / 127.5 - 1")
+        check_time(t)
         return x0 * over_batch(self.alpha(t), x0), over_batch(self.sigma(t), x0)
 
     def perturb(
@@ -235,6 +239,12 @@ def as_float64(name: str, value: object) -> Tensor:
         raise TypeError(f"{name} must be numbers, a tensor, an array or a list of them; got {value!r}") from error
     require(bool(torch.isfinite(found).all()), f"{name} to be finite, got NaN or infinity")
     return found
+
+
+def check_time(t: float | Tensor) -> None:
+    """Raise TypeError for a tensor of whole numbers, which are indices of a table, not times."""
+    if isinstance(t, Tensor) and not t.is_floating_point():
+        raise TypeError(f"t is {t.dtype}: give times, as floating numbers; index i of a table of N is (i + 1) / N")
 
 
 def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from .augmented import Density
 from .dense import DenseOutput
 from .outcome import Ended, Outcome
+from .sde import SDE
 from .table import Table
 
 
@@ -20,7 +21,8 @@ class Step:
     """What a callback sees after each step.
 
     Attributes: index (1 for the first), time (the state stands at), x (the state), nfe (network calls so far), first
-    (which sample of the batch x begins with: with ``batch_size=`` each chunk is shown by itself, from its own step 1).
+    (which sample of the batch x begins with: with ``batch_size=`` each chunk is shown by itself, from its own step 1),
+    sde (the process that is sampled along, or None).
     """
 
     index: int
@@ -28,6 +30,7 @@ class Step:
     x: Tensor
     nfe: int
     first: int = 0
+    sde: SDE | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -90,6 +91,27 @@ def check_model(model: ScoreModel) -> None:
             f"model must be a ScoreModel, got {type(model).__name__}: say what the network is with "
             'ss.ScoreModel(net, ss.VPSDE(), predicts="noise", time="t")'
         )
+
+
+def check_network(model: ScoreModel) -> None:
+    """The same; warns of a network with layers that are in training mode and are another function then."""
+    check_model(model)
+    net = model.net
+    if not (isinstance(net, torch.nn.Module) and net.training):
+        return
+    found = {type(part).__name__ for part in net.modules() if part.training and _varies(part)}
+    if found:
+        warnings.warn(
+            f"the network is in training mode, and has {', '.join(sorted(found))}: its answers depend on chance or the "
+            "rest of the batch, and its statistics may change; call net.eval() first",
+            stacklevel=3,
+        )
+
+
+def _varies(part: torch.nn.Module) -> bool:
+    """Whether a layer is another function in training mode."""
+    dropout, norm = torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm
+    return isinstance(part, norm) or (isinstance(part, dropout) and part.p > 0)
 
 
 def check_state(x: Tensor, name: str) -> Tensor:

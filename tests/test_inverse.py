@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import PROCESSES, gaussian
+from oracles import PROCESSES, gaussian, mixture_2d
 from torch import Tensor
 
 import scoresolve as ss
@@ -192,3 +192,15 @@ def test_what_makes_no_sense_is_refused() -> None:
     assert ss.sample(blind, shape=(5, 6), nfe=4, seed=0).nfe == 4  # the model itself is as it was
     with pytest.raises(ValueError, match="take a one-step solver"):
         ss.resampled(ss.build_table("dpmpp_2m", sde, [1.0, 0.5, 0.2, 0.1]), sde)  # type: ignore[arg-type]
+
+
+def test_a_measurement_noised_by_another_process_is_refused() -> None:
+    model, known = mixture_2d().model(ss.EDM()), ss.operators.Mask(torch.tensor([[True, False]]))
+    for other in (ss.VPSDE(), ss.VESDE()):
+        put = ss.Replacement(other, known, torch.zeros(1, 2), seed=0)
+        with pytest.raises(ValueError, match=r"the process that is sampled along, EDM\(.*\), in ss.Replacement, got V"):
+            ss.sample(model, (2, 2), solver="ddim", steps=4, seed=0, callback=put)
+    equal = ss.Replacement(ss.EDM(), known, torch.zeros(1, 2), seed=0)
+    assert torch.equal(
+        ss.sample(model, (2, 2), solver="ddim", steps=4, seed=0, callback=equal).samples[:, 0], torch.zeros(2)
+    )

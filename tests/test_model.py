@@ -207,6 +207,43 @@ def test_a_function_that_gives_no_label_for_each_time_is_refused(time: object) -
         ss.ScoreModel(lambda x, t: -x, ss.VPSDE(), time=time)  # type: ignore[arg-type]
 
 
+def test_the_note_of_a_network_that_does_not_take_its_arguments_says_how_it_is_called() -> None:
+    class Labelled(torch.nn.Module):
+        def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+            return x + label.upper()  # type: ignore[operator]
+
+    def noted(model: ss.ScoreModel) -> str:
+        with pytest.raises((TypeError, AttributeError)) as caught:
+            model.score(torch.ones(2, 2), 0.5)
+        return " ".join(caught.value.__notes__)
+
+    for net in (Labelled(), Labelled().forward, lambda x: x):
+        assert "called as net(x, t), t being" in noted(ss.ScoreModel(net, ss.VPSDE()))
+    assert "net(x, t, lable=)" in noted(ss.ScoreModel(Labelled(), ss.VPSDE()).condition(lable=1))
+    for inside in (Labelled(), lambda x, t, label: len(3)):  # type: ignore[arg-type]
+        assert "called as" not in noted(ss.ScoreModel(inside, ss.VPSDE()).condition(label=torch.ones(2)))
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("epsilon", "noise"), ("x0", "data"), ("denoiser", "data"), ("sample", "data"), ("v_prediction", "v")],
+)
+def test_other_words_for_predictions_are_known(said: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown prediction '{said}'; did you mean '{meant}'"):
+        ss.ScoreModel(lambda x, t: x, ss.VPSDE(), predicts=said)  # type: ignore[arg-type]
+
+
+def test_indices_are_no_times() -> None:
+    model, x = ss.ScoreModel(lambda x, t: x, ss.DiscreteVPSDE.linear()), torch.ones(2, 2)
+    told = r"t is torch.int64: give times, .* index i of a table of N is \(i \+ 1\) / N"
+    indices = torch.tensor([600, 3])
+    for call in (model.score, model.sde.marginal, lambda x, t: model.sde.perturb(x, t, noise=x)):
+        with pytest.raises(TypeError, match=told):
+            call(x, indices)  # type: ignore[operator]
+    with pytest.raises(TypeError, match=r"x0 is torch.uint8: make it floating"):
+        model.sde.marginal(torch.full((2, 2), 200, dtype=torch.uint8), 0.5)
+
+
 def test_at_time_zero_an_index_network_is_told_its_first_index() -> None:
     seen: list[int] = []
     model = ss.ScoreModel(
@@ -462,7 +499,7 @@ def test_a_network_with_other_arguments_is_told_how_it_is_called() -> None:
     model = ss.ScoreModel(lambda x: -x, ss.VPSDE()).condition(label=1)
     with pytest.raises(TypeError, match=r"positional argument|keyword argument") as caught:
         ss.sample(model, (2, 2), nfe=2, seed=0)
-    assert "net(x, label, label=)" in caught.value.__notes__[0]
+    assert "net(x, t, label=)" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -284,6 +286,11 @@ X = torch.zeros(2, 2)
         ({"seed": -1}, ValueError, "seed must be"),
         ({"indices": [0]}, ValueError, "names 1 samples for a batch of 2"),
         ({"eta": 1.0}, TypeError, "unknown option 'eta'"),
+        ({"eta": 1.0, "solver": "dpmpp_2m"}, TypeError, "unknown option 'eta'; .*'dpmpp_2m_sde'.* have it"),
+        ({"rtol": 0.1, "solver": "dpmpp_2m"}, TypeError, "unknown option 'rtol'; 'adaptive_.* have it"),
+        ({"s_churn": 9.0, "solver": "dpmpp_2m"}, TypeError, "unknown option 's_churn'; 'edm_.* ha(s|ve) it"),
+        ({"num_inference_steps": 9}, TypeError, "here that is steps=, or nfe="),
+        ({"guidance_scale": 7.5}, TypeError, r"here that is model.guide\(scale"),
         ({"solvr": "ddim"}, TypeError, "unknown option 'solvr'; did you mean 'solver'?"),
         ({"grids": "karras"}, TypeError, "unknown option 'grids'; did you mean 'grid'?"),
     ],
@@ -362,3 +369,35 @@ def test_a_state_that_overflows_is_masked_too() -> None:
     model = ss.ScoreModel(lambda x, t: torch.where(torch.arange(3)[:, None] == 1, 3e38, 0.0).expand(3, 2), ss.VPSDE())
     solution = ss.sample(model, (3, 2), solver="euler_maruyama", nfe=4, seed=0, on_error="mask")
     assert solution.ok.tolist() == [True, False, True]
+
+
+class Varying(torch.nn.Module):
+    """A network with a layer that is another function in training mode."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.layer(-x)
+
+
+RUNS: dict[str, Callable[[ss.ScoreModel], object]] = {
+    "sample": lambda model: ss.sample(model, (2, 2), nfe=2),
+    "encode": lambda model: ss.encode(model, torch.zeros(2, 2), steps=2),
+    "log_likelihood": lambda model: ss.log_likelihood(model, torch.zeros(2, 2), steps=2),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_network_in_training_mode_is_warned_about_where_that_matters(run: str) -> None:
+    def model(layer: torch.nn.Module) -> ss.ScoreModel:
+        return ss.ScoreModel(Varying(layer), ss.VPSDE(), predicts="v")
+
+    with pytest.warns(UserWarning, match=r"in training mode, and has BatchNorm1d: .* call net.eval\(\)") as caught:
+        RUNS[run](model(torch.nn.BatchNorm1d(2)))
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for layer in (torch.nn.BatchNorm1d(2).eval(), torch.nn.Dropout(0.0), torch.nn.Identity()):
+            RUNS[run](model(layer))
