@@ -36,6 +36,11 @@ def require(condition: bool, expected: str) -> None:
         raise ValueError(f"expected {expected}")
 
 
+def kind_of(value: object) -> str:
+    """What a value is, for messages: the name of its type, or that it is a class itself."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
 def whole_number(name: str, value: object, least: int = 1) -> int:
     """The value as an int, numpy's integers included; ValueError unless it is a whole number of at least ``least``."""
     try:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .door import Door
-from .errors import real_number, require, unknown
+from .errors import kind_of, real_number, require, unknown
 from .guidance import check_unconditional, take_rows
 from .labels import TimeLabel, are_whole, batch_labels, label_of
 from .predictions import ELSEWHERE, Prediction, Values, conversion, require_determined
@@ -61,7 +61,7 @@ class ScoreModel:
         if not callable(net):
             raise TypeError(f"net must be callable as net(x, label), got {type(net).__name__}")
         if not isinstance(sde, SDE):
-            raise TypeError(f"sde must be a forward process such as ss.VPSDE(), got {type(sde).__name__}")
+            raise TypeError(f"sde must be a forward process such as ss.VPSDE(), got {kind_of(sde)}")
         if predicts not in get_args(Prediction):
             raise ValueError(unknown("prediction", predicts, get_args(Prediction), elsewhere=ELSEWHERE))
         if not callable(time) and time not in get_args(TimeLabel):

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 import numpy as np
 from torch import Tensor
 
-from .errors import real_number, unknown, whole_number
+from .errors import kind_of, real_number, unknown, whole_number
 from .model import ScoreModel
 from .noise import NoiseSource
 from .remembered import Remembered
@@ -192,6 +192,8 @@ def _built(info: SolverInfo, sde: SDE, times: np.ndarray, options: Mapping[str, 
     except OverflowError as error:
         said = ", ".join(f"{name}={value!r}" for name, value in options.items())
         raise ValueError(f"the weights of {info.name!r} overflow with {said or 'these steps'}: {error}") from error
+    if not isinstance(runner, Table) and not callable(getattr(runner, "run", None)):
+        raise TypeError(f"the builder of {info.name!r} must return a ss.Table, got {kind_of(runner)}")
     return runner.verify(sde) if isinstance(runner, Table) else runner
 
 

@@ -233,6 +233,11 @@ def test_other_words_for_predictions_are_known(said: str, meant: str) -> None:
         ss.ScoreModel(lambda x, t: x, ss.VPSDE(), predicts=said)  # type: ignore[arg-type]
 
 
+def test_a_class_is_no_process() -> None:
+    with pytest.raises(TypeError, match=r"such as ss.VPSDE\(\), got the class VPSDE"):
+        ss.ScoreModel(lambda x, t: x, ss.VPSDE)  # type: ignore[arg-type]
+
+
 def test_indices_are_no_times() -> None:
     model, x = ss.ScoreModel(lambda x, t: x, ss.DiscreteVPSDE.linear()), torch.ones(2, 2)
     told = r"t is torch.int64: give times, .* index i of a table of N is \(i \+ 1\) / N"

@@ -96,6 +96,18 @@ def test_the_package_exports_what_the_documentation_promises() -> None:
     assert torch.is_tensor(ss.sample(mixture_2d().model(ss.VPSDE()), (1, 2), nfe=1).samples)
 
 
+def test_a_builder_that_makes_no_table_is_refused() -> None:
+    @ss.solver("nothing", order=1)
+    def build(sde: ss.SDE, times: np.ndarray) -> ss.Table:
+        return 3  # type: ignore[return-value]
+
+    try:
+        with pytest.raises(TypeError, match=r"the builder of 'nothing' must return a ss.Table, got int"):
+            ss.sample(mixture_2d().model(ss.VPSDE()), (1, 2), solver="nothing", steps=3)
+    finally:
+        unregister("nothing")
+
+
 def test_an_option_that_sample_takes_itself_is_refused() -> None:
     known = set(inspect.signature(ss.sample).parameters) - {"options", "start"}
     assert known == ss.registry.RESERVED
