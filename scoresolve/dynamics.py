@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .errors import require
-from .model import ScoreFunction, ScoreModel, as_score_model
+from .model import ScoreFunction, ScoreModel
 from .sde import SDE, over_batch
 
 
@@ -41,7 +41,7 @@ class ReverseSDE:
     def __init__(self, sde: SDE, model: ScoreModel | ScoreFunction, eta: float = 1.0) -> None:
         require(eta >= 0, f"eta >= 0, got {eta}")
         self.sde, self.eta = sde, float(eta)
-        self.model = as_score_model(model, sde)
+        self.model = _as_model(model, sde)
 
     def drift(self, x: Tensor, t: float | Tensor) -> Tensor:
         """``f x - (1 + eta^2)/2 g^2 score``; x (batch, ...), t a float or a tensor of shape () or (batch,). 1 NFE."""
@@ -91,7 +91,14 @@ class ProbabilityFlow:
 
     def __init__(self, sde: SDE, model: ScoreModel | ScoreFunction) -> None:
         self.sde = sde
-        self.model = as_score_model(model, sde)
+        self.model = _as_model(model, sde)
 
     def __call__(self, t: float | Tensor, x: Tensor) -> Tensor:
         return self.model.velocity(x, t)
+
+
+def _as_model(model: ScoreModel | ScoreFunction, sde: SDE) -> ScoreModel:
+    """The model along ``sde``; a plain function is taken as a score function of (x, t)."""
+    if not isinstance(model, ScoreModel):
+        return ScoreModel(model, sde, predicts="score")
+    return model if model.sde is sde else model.on(sde)

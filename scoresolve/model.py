@@ -90,6 +90,9 @@ class ScoreModel:
     def condition(self, **conditioning: Any) -> ScoreModel:
         """The same network with these keyword arguments passed to every call.
 
+        A tensor with as many rows as there are samples has one for each, in mappings, lists and tuples too. What all
+        share is better bound in the network, ``functools.partial(net, bank=bank)``: it may happen to have as many.
+
         >>> import torch, scoresolve as ss
         >>> net = lambda x, t, label: label[:, None] - x
         >>> model = ss.ScoreModel(net, ss.VPSDE()).condition(label=torch.tensor([0.0, 3.0]))
@@ -231,15 +234,14 @@ class ScoreModel:
         """One network call at (x, t), converted to the wanted prediction.
 
         Raises: NetworkOutputError if the network's answer is not a floating tensor of x's shape; NonFiniteError
-        (inside ``sample``) if it is NaN or infinite; ValueError if the prediction cannot be had at this t.
+        (inside ``sample``) if it is NaN or infinite; ValueError if the prediction cannot be had at t (not of a tensor).
         """
         return refined(self, x, t, target) if self.refinements else self.answers(x, t, target)[0]
 
     def answers(self, x: Tensor, t: float | Tensor, *targets: Prediction) -> list[Tensor]:
         """The network's own answer, without refinements, as several predictions. One call; raises as above."""
         if isinstance(t, Tensor):
-            check_time(t)
-            require(t.ndim == 0 or t.shape == x.shape[:1], f"t of shape () or ({len(x)},), got {tuple(t.shape)}")
+            check_time(t, x)
         plans = [self.planned(t, target) for target in targets]
         scale, label = plans[0][2:]
         door, x_native = self.door(len(x)), self._to_native(x, scale)
@@ -250,7 +252,7 @@ class ScoreModel:
         return [torch.add(m, x, alpha=a) if a != 0.0 else m for m, (a, *_) in zip(terms, plans, strict=True)]
 
     def asked(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
-        """What the network is asked at (x, t): x on its own process, in x's dtype, and a label for each sample."""
+        """What the network is asked at (x, t): x on its own process, in x's dtype, and labels (batch,)."""
         scale, label = self.planned(t, "data")[2:]
         return self._to_native(x, scale), batch_labels(self.whole, label, len(x), x)
 
@@ -291,10 +293,3 @@ class ScoreModel:
     def __repr__(self) -> str:
         name = getattr(self.net, "__name__", type(self.net).__name__)
         return f"ScoreModel({name}, {self.sde!r}, predicts={self.predicts!r}, time={self.time!r})"
-
-
-def as_score_model(model: ScoreModel | ScoreFunction, sde: SDE) -> ScoreModel:
-    """The model along ``sde``; a plain function is taken as a score function of (x, t)."""
-    if not isinstance(model, ScoreModel):
-        return ScoreModel(model, sde, predicts="score")
-    return model if model.sde is sde else model.on(sde)

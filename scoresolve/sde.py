@@ -166,7 +166,7 @@ class SDE(ABC):
         """
         if not x0.is_floating_point():
             raise TypeError(f"x0 is {x0.dtype}: make it floating, in the network's range, as x0 / 127.5 - 1")
-        check_time(t)
+        check_time(t, x0)
         return x0 * over_batch(self.alpha(t), x0), over_batch(self.sigma(t), x0)
 
     def perturb(
@@ -241,10 +241,13 @@ def as_float64(name: str, value: object) -> Tensor:
     return found
 
 
-def check_time(t: float | Tensor) -> None:
-    """Raise TypeError for a tensor of whole numbers, which are indices of a table, not times."""
-    if isinstance(t, Tensor) and not t.is_floating_point():
-        raise TypeError(f"t is {t.dtype}: give times, as floating numbers; index i of a table of N is (i + 1) / N")
+def check_time(t: float | Tensor, x: Tensor) -> None:
+    """Raise TypeError for a tensor of whole numbers, which are indices of a table, not times; ValueError for one that
+    is not of shape () or (batch,)."""
+    if isinstance(t, Tensor):
+        _check_rows(t, x)
+        if not t.is_floating_point():
+            raise TypeError(f"t is {t.dtype}: give times, as floating numbers; index i of a table of N is (i + 1) / N")
 
 
 def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
@@ -270,14 +273,16 @@ def over_batch(coefficient: float | Tensor, x: Tensor) -> Tensor:
     if not isinstance(coefficient, Tensor):  # by way of torch's default dtype it would lose digits
         return torch.tensor(coefficient, dtype=x.dtype, device=x.device)
     value = coefficient.to(device=x.device, dtype=x.dtype)
-    if value.ndim == 0:
-        return value
-    if value.shape != x.shape[:1]:
+    _check_rows(value, x)
+    return value if value.ndim == 0 else value.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _check_rows(value: Tensor, x: Tensor) -> None:
+    if value.ndim > 0 and value.shape != x.shape[:1]:
         raise ValueError(
             f"t has shape {tuple(value.shape)} and x {tuple(x.shape)}: give t as a number, "
             f"or one time a sample, shape ({x.shape[0] if x.ndim else 1},)"
         )
-    return value.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _evaluate(function: Callable[[Tensor], Tensor], t: Time) -> Time:
