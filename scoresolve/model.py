@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .door import Door
-from .errors import kind_of, real_number, require, unknown
+from .errors import kind_of, real_number, unknown
 from .guidance import check_unconditional, take_rows
 from .labels import TimeLabel, are_whole, batch_labels, label_of
 from .predictions import ELSEWHERE, Prediction, Values, conversion, require_determined
