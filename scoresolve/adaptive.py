@@ -95,7 +95,7 @@ class AdaptiveFlow(PerSampleRunner):
         for t, following in ((times[0], times[1]), (times[-1], times[-2])):
             if sde.sigma(t) == 0:
                 t = min(t_eps, following)
-            elif not bool(torch.isfinite(clock.place(torch.tensor(t, dtype=torch.float64)))):
+            elif not bool(torch.isfinite(clock.place(torch.tensor(t, dtype=torch.float64, device="cpu")))):
                 t = max(sde.time(0.5 * math.log(self.atol)), following)
             ends.append(t)
         return ends[0], ends[1]

@@ -98,9 +98,9 @@ class _Run:
         self.model = self.asked = model
         self.times, self.shape, batch = runner.times.tolist(), x.shape, len(x)
         jump, self.stops, self.closing = _stops(model.sde, self.times, model.t_eps)
-        self.nfe, self.accepted, self.rejected = (torch.zeros(batch, dtype=torch.int64) for _ in range(3))
-        self.codes = torch.full((batch,), OK)
-        self.stood = torch.full((batch,), self.times[-1], dtype=torch.float64)
+        self.nfe, self.accepted, self.rejected = (torch.zeros(batch, dtype=torch.int64, device="cpu") for _ in range(3))
+        self.codes = torch.full((batch,), OK, device="cpu")
+        self.stood = torch.full((batch,), self.times[-1], dtype=torch.float64, device="cpu")
         self.nodes: list[Tensor] = []
         start = x.reshape(batch, -1)
         if jump:
@@ -108,12 +108,16 @@ class _Run:
         self.final = start
         asked = self.times[1:-1] if after_step is not None else []
         self.between = {t: start if t == self.stops[0] else torch.full_like(start, math.nan) for t in asked}
-        edges, at = _roots(self.pair.place(torch.tensor(self.stops, dtype=torch.float64)), self.pair.longest)
+        edges, at = _roots(
+            self.pair.place(torch.tensor(self.stops, dtype=torch.float64, device="cpu")), self.pair.longest
+        )
         self.asked_at = {at[self.stops.index(t)]: t for t in asked}  # edge -> time
         self.walk = BrownianWalk(noise, edges, self.pair.share, start, self.pair.integrals)
-        step = torch.full((batch,), self.pair.first, dtype=torch.float64)
-        no = torch.zeros(batch, dtype=torch.bool)
-        self.way = _Samples(torch.arange(batch), start, torch.zeros_like(start), start.detach(), no, step, ~no)
+        step = torch.full((batch,), self.pair.first, dtype=torch.float64, device="cpu")
+        no = torch.zeros(batch, dtype=torch.bool, device="cpu")
+        self.way = _Samples(
+            torch.arange(batch, device="cpu"), start, torch.zeros_like(start), start.detach(), no, step, ~no
+        )
 
     def result(self) -> tuple[Tensor, Stats]:
         """Go on until no sample is on the way."""
@@ -236,7 +240,7 @@ class _Run:
             return
         gone, way = which.nonzero().flatten(), self.way
         rows = way.rows[gone]
-        self.codes[rows] = torch.as_tensor(code).expand(len(which))[gone]
+        self.codes[rows] = torch.as_tensor(code, device="cpu").expand(len(which))[gone]
         failed = rows[self.codes[rows] != OK]
         if len(failed):
             self.stood[rows] = self._time(self.walk.ends()[0][gone])
@@ -271,7 +275,7 @@ def _stops(sde: SDE, times: list[float], t_eps: float) -> tuple[bool, list[float
 def _roots(places: Tensor, longest: float) -> tuple[Tensor, list[int]]:
     """The edges of the trees: each interval between two places in equal parts; and which edges the places are."""
     counts = (places.diff() / longest).ceil().clamp(min=1).long().tolist()
-    shares = [torch.arange(count, dtype=torch.float64) / count for count in counts]
+    shares = [torch.arange(count, dtype=torch.float64, device="cpu") / count for count in counts]
     parts = [torch.lerp(a, b, share) for a, b, share in zip(places[:-1], places[1:], shares, strict=True)]
     return torch.cat([*parts, places[-1:]]), [0, *np.cumsum(counts).tolist()]
 

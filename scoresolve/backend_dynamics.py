@@ -61,7 +61,7 @@ def reverse_sde(
     sign = 1.0 if forward else -1.0
 
     def time_and_speed(v: float) -> tuple[float, float]:
-        t = way.time(torch.tensor(sign * v, dtype=torch.float64)).clamp(low, high)
+        t = way.time(torch.tensor(sign * v, dtype=torch.float64, device="cpu")).clamp(low, high)
         return t.item(), 1 / derivative(way.place, t).item()
 
     def drift(v: float, y: Tensor) -> Tensor:

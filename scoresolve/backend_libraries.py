@@ -175,7 +175,7 @@ def torchsde_solve(call: Call, sde: DiagonalSDE, y: Tensor, places: np.ndarray, 
         warnings.filterwarnings("error", message="Hitting minimum allowed step size")
         for left, right in pairwise(places.tolist()):
             length = right - left
-            clock = torch.tensor([left, right], dtype=torch.float64)
+            clock = torch.tensor([left, right], dtype=torch.float64, device="cpu")
             step = (
                 (first_step or 0.1 * length) if adaptive else 2 * length
             )  # cut at the end; of equal length it may miss

@@ -113,7 +113,7 @@ class Backend:
         trial = ScoreModel(lambda x, t: x * 0 + (-10.0) ** trial.nfe, VPSDE(), predicts="noise")
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it does not settle is meant here
-            x = torch.ones(1, 1, dtype=torch.float64)
+            x = torch.ones(1, 1, dtype=torch.float64, device="cpu")
             if steps:
                 self.integrate(trial, x, np.linspace(0.9, 0.1, steps + 1), SampleStreams(0, [0]))
         return trial.nfe

@@ -139,8 +139,8 @@ class BrownianWalk:
         roots, batch = len(edges) - 1, len(like)
         self._first = 1 << max(roots - 1, 0).bit_length()
         self._end = self._first + roots
-        self.node = torch.full((batch,), self._first)
-        self.level = torch.zeros(batch, dtype=torch.int64)
+        self.node = torch.full((batch,), self._first, device="cpu")
+        self.level = torch.zeros(batch, dtype=torch.int64, device="cpu")
         self.increments = like.new_zeros(batch, 1 + integrals, like.shape[1])
         self._waiting = like.new_zeros(0, *self.increments.shape)  # at l - 1 those of level l
         self._enter_roots(self.active().nonzero().flatten())

@@ -37,7 +37,9 @@ class Piece:
 
     def cut(self, at: float, normals: Tensor) -> tuple[Piece, Piece]:
         """The two parts, with fresh standard normals (batch, 2, d)."""
-        share = torch.full((len(normals),), (at - self.start) / (self.end - self.start), dtype=torch.float64)
+        share = torch.full(
+            (len(normals),), (at - self.start) / (self.end - self.start), dtype=torch.float64, device="cpu"
+        )
         left, right = halves(share, self.increments, normals)
         return Piece(self.start, at, left), Piece(at, self.end, right)
 

@@ -62,6 +62,6 @@ def _joined(name: str, values: list[Any], chunks: Sequence[range]) -> Any:
     if name in SUMMED:
         return sum(values)
     if name == "nodes":  # each names its sample, counted from the first of its chunk
-        shifts = [torch.tensor([chunk.start, 0, 0]) for chunk in chunks]
+        shifts = [torch.tensor([chunk.start, 0, 0], device="cpu") for chunk in chunks]
         return torch.cat([value + shift for value, shift in zip(values, shifts, strict=True)])
     return torch.cat(values) if isinstance(values[0], torch.Tensor) else values[0]

@@ -32,7 +32,9 @@ class Probe:
         sde = model.sde
         t = sde.time(min(max(0.0, sde.lam(model.t_max)), sde.lam(model.t_eps)))
         generator = torch.Generator().manual_seed(0)
-        noise, guess = (torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device) for _ in "xy")
+        noise, guess = (
+            torch.randn(like.shape, generator=generator, dtype=like.dtype, device="cpu").to(like.device) for _ in "xy"
+        )
         x0 = guess if data is None else data[torch.arange(len(like), device=data.device) % len(data)]
         return cls(model, sde.perturb(x0.to(like), t, noise=noise), t)
 
@@ -133,7 +135,9 @@ def _apart(probe: Probe) -> Check:
     gap = _difference(company, first)
     if gap <= probe.rounding():
         try:
-            alone = Probe(probe.model.take(torch.zeros(1, dtype=torch.int64), len(probe.x)), probe.x[:1], probe.t).ask()
+            alone = Probe(
+                probe.model.take(torch.zeros(1, dtype=torch.int64, device="cpu"), len(probe.x)), probe.x[:1], probe.t
+            ).ask()
         except Exception as error:
             return Check(
                 name,
@@ -214,7 +218,9 @@ def _ends(probe: Probe) -> Check:
     bad = {t: why for t in (model.t_max, last) if (why := _trouble(probe, t))}
     if not bad:
         return Check(name, "ok", f"finite at t = {model.t_max:g} and {last:g}")
-    between = [t for t in torch.linspace(last, model.t_max, 65).double().tolist()[1:-1] if not _trouble(probe, t)]
+    between = [
+        t for t in torch.linspace(last, model.t_max, 65, device="cpu").double().tolist()[1:-1] if not _trouble(probe, t)
+    ]
     said = "; ".join(bad.values())
     if not between:
         return Check(name, "fail", said, "look at its precision and its label: there is no time at which it is finite")
@@ -270,7 +276,9 @@ def _symmetric(probe: Probe) -> Check:
     For normal u and v the mean squares of ``u (J - J^T) v`` and of ``u J v`` are the squared norms of these matrices.
     """
     generator = torch.Generator().manual_seed(1)
-    u, v = (torch.randn(probe.x.shape, generator=generator, dtype=probe.x.dtype).to(probe.x) for _ in "uv")
+    u, v = (
+        torch.randn(probe.x.shape, generator=generator, dtype=probe.x.dtype, device="cpu").to(probe.x) for _ in "uv"
+    )
     with torch.enable_grad():
         x = probe.x.clone().requires_grad_()
         answer = probe.raw(x)

@@ -25,7 +25,7 @@ class MonotoneCubic:
         self._nodes = torch.from_numpy(nodes)
         # (4, N): the cubic on each interval, highest power first
         cubics = PchipInterpolator(np.arange(self.count + 1.0), nodes).c  # of two nodes a straight line
-        self._cubics = torch.as_tensor(np.array(cubics), dtype=torch.float64)
+        self._cubics = torch.from_numpy(np.array(cubics))
 
     def __call__(self, place: Tensor) -> Tensor:
         """The values at places, the nodes themselves at whole ones."""
@@ -151,7 +151,7 @@ class GaussianPath(SDE):
         return rising_root(lambda t: self._sigma(t).log() - self._alpha(t).log(), -lam, self.t_max)
 
     def _check(self) -> None:
-        times = torch.linspace(self.t_min, self.t_max, 257, dtype=torch.float64)[1:-1]
+        times = torch.linspace(self.t_min, self.t_max, 257, dtype=torch.float64, device="cpu")[1:-1]
         for name in ("alpha", "sigma"):
             values = self._call(name, times.clone().requires_grad_())
             require(bool((values > 0).all()), f"{name}(t) > 0 for t between t_min and t_max")

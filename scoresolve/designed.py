@@ -42,7 +42,7 @@ class Antithetic(SampleStreams):
     def __init__(self, seed: int, indices: Sequence[int]) -> None:
         numbers = [whole_number("each index", index, least=0) for index in indices]
         super().__init__(seed, [number // 2 for number in numbers])
-        self._signs = torch.tensor([1.0 - 2.0 * (number % 2) for number in numbers])
+        self._signs = torch.tensor([1.0 - 2.0 * (number % 2) for number in numbers], device="cpu")
 
     def draw(self, stream: int, index: int | Tensor, like: Tensor) -> Tensor:
         """Standard normal noise shaped as ``like``."""
@@ -95,7 +95,7 @@ class QuasiRandom(SampleStreams):
 
     def __init__(self, seed: int, indices: Sequence[int]) -> None:
         super().__init__(seed, indices)
-        self._places = torch.tensor([whole_number("each index", index, least=0) for index in indices])
+        self._places = torch.tensor([whole_number("each index", index, least=0) for index in indices], device="cpu")
         if len(self._places) and int(self._places.max()) >= 2**_DIGITS:
             raise ValueError(f"each index of a quasi-random start must be below 2^{_DIGITS}, got {max(indices)}")
 

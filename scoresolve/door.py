@@ -126,7 +126,7 @@ class Questions:
             return
         plans = [model.planned(t, target) for t, target in zip(times, targets, strict=True)]
         self.a, self.b, self.scales, labels = ([float(plan[i]) for plan in plans] for i in range(4))
-        column = torch.tensor(labels, dtype=torch.float64)[:, None]
+        column = torch.tensor(labels, dtype=torch.float64, device="cpu")[:, None]
         self.labels = self.door.labels(model.whole, column, x).contiguous().unbind(0)
 
     def __call__(self, number: int, y: Tensor) -> Tensor:

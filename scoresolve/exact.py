@@ -169,7 +169,7 @@ class GaussianMixture(Law):
 
     def _sample(self, n: int, generator: torch.Generator | None) -> Tensor:
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        z = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
+        z = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64, device=self.means.device)
         scaled = self.variances[which].sqrt() * z
         for k, basis in enumerate(self.bases):  # not bases[which], which is a matrix for each sample
             scaled[which == k] = scaled[which == k] @ basis.T
@@ -192,7 +192,7 @@ class GaussianMixture(Law):
         """
         check_measurement(operator, measurement)
         require(len(measurement) == 1, f"one measurement, (1, ...), got {len(measurement)}: take y[i : i + 1]")
-        unit = torch.eye(self.means.shape[1], dtype=torch.float64)
+        unit = torch.eye(self.means.shape[1], dtype=torch.float64, device="cpu")
         matrix = operator(unit.reshape(-1, *self.shape)).flatten(1).T
         y = as_float64("measurement", operator.reached(measurement)).flatten()  # what is not seen may be NaN
         roots = self.bases * self.variances.sqrt()[:, None]
@@ -281,8 +281,8 @@ class Empirical(Law):
         return logits.logsumexp(dim=1) - math.log(n) - 0.5 * d * (2 * math.pi * variance[:, 0]).log()
 
     def _sample(self, n: int, generator: torch.Generator | None) -> Tensor:
-        which = torch.randint(len(self.points), (n,), generator=generator)
-        z = torch.randn(n, self.points.shape[1], generator=generator, dtype=torch.float64)
+        which = torch.randint(len(self.points), (n,), generator=generator, device=self.points.device)
+        z = torch.randn(n, self.points.shape[1], generator=generator, dtype=torch.float64, device=self.points.device)
         return self.points[which] + self.bandwidth * z
 
     def marginal(self, sde: SDE, t: float) -> Empirical:
@@ -296,7 +296,7 @@ def _spectrum(covariance: Tensor, k: int, d: int) -> tuple[Tensor, Tensor]:
     """Eigenvalues (k, d) and eigenvectors (k, d, d) of covariances given in one of three ways."""
     if covariance.shape in ((k,), (k, d)):
         variances = covariance.reshape(k, -1).expand(k, d).clone()
-        bases = torch.eye(d, dtype=torch.float64).expand(k, d, d).clone()
+        bases = torch.eye(d, dtype=torch.float64, device="cpu").expand(k, d, d).clone()
     else:
         require(covariance.shape == (k, d, d), f"covariances of shape ({k}, {d}, {d}), got {tuple(covariance.shape)}")
         require(torch.allclose(covariance, covariance.mT, atol=1e-10), "symmetric covariances")

@@ -31,8 +31,8 @@ def label_of(kind: TimeLabel | Callable[[Tensor], Tensor | float], native: SDE, 
         case "sigma" | "rho" | "lam":
             clock: Values = getattr(native, kind)(t)
             return clock
-    label = kind(torch.as_tensor(t, dtype=torch.float64))
-    label = torch.as_tensor(label, dtype=torch.float64).expand(torch.as_tensor(t).shape)
+    times = t if isinstance(t, Tensor) else torch.as_tensor(t, device="cpu")
+    label = torch.as_tensor(kind(times), dtype=torch.float64, device=times.device).expand(times.shape)
     return label.detach().cpu().numpy() if isinstance(t, np.ndarray) else label
 
 

@@ -98,7 +98,7 @@ class SampleStreams:
 
     def __init__(self, seed: int, indices: Sequence[int]) -> None:
         self.seed = _word("seed", seed)
-        samples = torch.tensor([_word("each index", index) for index in indices], dtype=torch.int64)
+        samples = torch.tensor([_word("each index", index) for index in indices], dtype=torch.int64, device="cpu")
         self._keys = {samples.device: _mix(samples, salt=_mix_integer(self.seed))}  # one for each sample
 
     def draw(self, stream: int, index: int | Tensor, like: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class SampleStreams:
         True
         """
         samples = self._sample_keys(like)
-        salts = _mix_integers(torch.as_tensor(indices, dtype=torch.int64).to(like.device) + stream * 2**40)
+        salts = _mix_integers(torch.as_tensor(indices, dtype=torch.int64, device=like.device) + stream * 2**40)
         keys = _mix(samples, salts[:, None]).flatten()
         return _normals(keys, like.shape[1:].numel(), like.dtype).reshape(-1, *like.shape)
 
@@ -175,8 +175,8 @@ def spread_places(seed: int, indices: Sequence[int]) -> Tensor:
     2^m consecutive indices there is one in each 2^-m, and a sample's place does not depend on how many there are.
     """
     mirrored = [int(f"{_word('each index', index):063b}"[::-1], 2) * 2.0**-63 for index in indices]
-    shift = SampleStreams(seed, [0]).draw(TRAINING, 0, torch.empty(1, 1, dtype=torch.float64))
-    place: Tensor = torch.special.ndtr(shift)[0] + torch.tensor(mirrored, dtype=torch.float64)
+    shift = SampleStreams(seed, [0]).draw(TRAINING, 0, torch.empty(1, 1, dtype=torch.float64, device="cpu"))
+    place: Tensor = torch.special.ndtr(shift)[0] + torch.tensor(mirrored, dtype=torch.float64, device="cpu")
     return place.remainder(1.0)
 
 

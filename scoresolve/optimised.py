@@ -97,7 +97,7 @@ def optimal_lams(first: float, last: float, steps: int, order: int = 3) -> np.nd
 
 def bound(lams: np.ndarray, order: int = 3) -> float:
     """``sum_s sum_j |w_sj| e(lam_{s-j})``, the bound that :func:`optimal_lams` minimises, of rising values of lam."""
-    return _bound(torch.tensor(lams, dtype=torch.float64), order).item()
+    return _bound(torch.tensor(lams, dtype=torch.float64, device="cpu"), order).item()
 
 
 def _bound(lam: Tensor, order: int) -> Tensor:

@@ -103,7 +103,7 @@ class Outcome:
         """Of a run whose samples went together: ``failed_at`` (batch,) is the time of the first failure, or NaN."""
         failed = ~torch.isnan(failed_at)
         codes = torch.where(failed, NONFINITE, OK)
-        return cls(codes, torch.where(failed, failed_at, end), torch.full((batch,), calls))
+        return cls(codes, torch.where(failed, failed_at, end), torch.full((batch,), calls, device="cpu"))
 
 
 class Ended:

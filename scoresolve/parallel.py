@@ -163,7 +163,7 @@ class _Run:
         self.reach = np.where(first, 1, self.picard.window or self.rows)
         t = np.array([row.t for row in self.table.rows])
         self.t = torch.from_numpy(t).to(x.device)
-        self.sigma = torch.as_tensor(model.sde.sigma(t)).to(x)
+        self.sigma = torch.from_numpy(model.sde.sigma(t)).to(x)
         self.anderson = Anderson(self.picard.anderson) if self.picard.anderson else None
         self.front, self.calls, self.evaluations = (np.zeros(self.batch, dtype=np.int64) for _ in range(3))
         self.failed = np.zeros(self.batch, dtype=bool)

@@ -37,7 +37,7 @@ def measured(
     require(noise_std >= 0, f"noise_std of at least 0, got {noise_std}")
     matrix, y = reduced(matrix, y)
     half = matrix @ roots
-    total = half @ half.mT + noise_std**2 * torch.eye(len(y), dtype=y.dtype)
+    total = half @ half.mT + noise_std**2 * torch.eye(len(y), dtype=y.dtype, device=y.device)
     factor, failed = torch.linalg.cholesky_ex(total)
     require(
         not bool(failed.any()), f"noise_std > 0 where the law has no spread of its own, got noise_std={noise_std:g}"
@@ -49,6 +49,6 @@ def measured(
     half, factor, roots = half[kept], factor[kept], roots[kept]
     solved = torch.cholesky_solve(torch.cat([half, residual[kept]], dim=2), factor)
     means = means[kept] + (roots @ (half.mT @ solved[:, :, -1:]))[:, :, 0]
-    left = torch.eye(roots.shape[-1], dtype=y.dtype) - half.mT @ solved[:, :, :-1]
+    left = torch.eye(roots.shape[-1], dtype=y.dtype, device=y.device) - half.mT @ solved[:, :, :-1]
     covariances = roots @ (0.5 * (left + left.mT)) @ roots.mT
     return log_weight[kept].softmax(dim=0), means, 0.5 * (covariances + covariances.mT)

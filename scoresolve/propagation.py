@@ -65,7 +65,7 @@ def affine_map(table: Table, law: Gaussian, sde: SDE) -> tuple[Tensor, Tensor, T
         return mean + alpha * v / (alpha**2 * v + sigma**2) * (x - alpha * mean)
 
     noisy = [number for number, row in enumerate(table.rows) if row.draws]
-    batch = torch.zeros(2 + len(noisy), d, dtype=torch.float64)
+    batch = torch.zeros(2 + len(noisy), d, dtype=torch.float64, device="cpu")
     batch[1] = 1.0
     noise = _UnitNoise(2, {number: k for k, number in enumerate(noisy)})
     with torch.no_grad():

@@ -234,7 +234,7 @@ class VariancePreservingPrior(SDE):
 def as_float64(name: str, value: object) -> Tensor:
     """Numbers as a float64 tensor of the host. Raises: TypeError for what is none, ValueError for NaN or infinity."""
     try:
-        found = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
+        found = torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be numbers, a tensor, an array or a list of them; got {value!r}") from error
     require(bool(torch.isfinite(found).all()), f"{name} to be finite, got NaN or infinity")
@@ -291,4 +291,4 @@ def _evaluate(function: Callable[[Tensor], Tensor], t: Time) -> Time:
         return function(t.double()).to(t.dtype if t.is_floating_point() else torch.get_default_dtype())
     if isinstance(t, np.ndarray):  # copied: a tensor cannot share an array that is read-only or runs backwards
         return function(torch.from_numpy(np.array(t, dtype=np.float64))).detach().numpy()
-    return function(torch.tensor(t, dtype=torch.float64)).item()
+    return function(torch.tensor(t, dtype=torch.float64, device="cpu")).item()

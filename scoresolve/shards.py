@@ -223,7 +223,7 @@ def _draw(
     for chunk in chunks_of(len(rows), settings["batch_size"]):
         mine = rows[chunk.start : chunk.stop]
         indices = [manifest.first + row for row in mine]
-        chosen = model.take(torch.tensor(mine), manifest.count)
+        chosen = model.take(torch.tensor(mine, device="cpu"), manifest.count)
         part = sample(chosen, (len(mine), *shape[1:]), seed=settings["seed"], indices=indices, **options)
         failed.update({indices[failure.sample]: str(failure.status) for failure in part.failures})
         arrays.append(_arrays(part, indices, settings["value_range"]))
@@ -246,7 +246,7 @@ def _arrays(part: Solution, indices: Sequence[int], value_range: Sequence[float]
     """What is kept of a batch, on the host."""
     if value_range is not None:
         return {"samples": to_pixels(part.samples, *value_range).cpu().numpy()}
-    kept = {"samples": part.samples, "indices": torch.tensor(indices)}
+    kept = {"samples": part.samples, "indices": torch.tensor(indices, device="cpu")}
     if part.density is not None:
         kept["log_prob"] = part.log_prob
     return {name: value.cpu().numpy() for name, value in kept.items()}

@@ -74,7 +74,7 @@ class TimeLaw:
                     )
                 slack = 1e-9 * sde.N
                 ends = (math.ceil(t_min * sde.N - slack), math.floor(t_max * sde.N + slack) + 1)
-        bottom, top = self.cumulative(torch.tensor(ends, dtype=torch.float64)).tolist()
+        bottom, top = self.cumulative(torch.tensor(ends, dtype=torch.float64, device="cpu")).tolist()
         require(
             math.isfinite(top - bottom) and top > bottom,
             f"a law with a finite mass from t = {t_min:g} to {t_max:g} of {sde!r}, where {self.clock} goes from "

@@ -137,10 +137,10 @@ class Watch:
 
     def failed_at(self, batch: int) -> Tensor:
         """The time of each sample's first answer that was not finite, NaN for the others; float64 (batch,), host."""
-        found = torch.full((batch,), math.nan, dtype=torch.float64)
+        found = torch.full((batch,), math.nan, dtype=torch.float64, device="cpu")
         for sums, place in self._pending:
             bad = ~torch.isfinite(sums).cpu() & torch.isnan(found)
-            found = torch.where(bad, torch.as_tensor(place.t, dtype=torch.float64).cpu(), found)
+            found = torch.where(bad, torch.as_tensor(place.t, dtype=torch.float64, device="cpu"), found)
         self._pending = []
         return found
 

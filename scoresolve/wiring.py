@@ -113,7 +113,7 @@ def candidates(model: ScoreModel) -> Iterator[Wiring]:
     """Every other way to read a network, each once: where two are one (velocity and flow on ``RectifiedFlow``), the
     first. The declared one is left out."""
     sde, own = model.native, declared(model)
-    times = sde.time(torch.linspace(-2, 2, 5, dtype=torch.float64))
+    times = sde.time(torch.linspace(-2, 2, 5, dtype=torch.float64, device="cpu"))
     seen: list[Tensor] = [_fingerprint(sde, own, times)]
     for spelled, time in _labels(model):
         for predicts in get_args(Prediction):
@@ -200,7 +200,7 @@ def ask(model: ScoreModel, wiring: Wiring, x0: Tensor, scales: Sequence[float] =
     for t in levels(view, std, scales):
         states, answers = [], []
         for _ in range(draws):
-            noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
+            noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device="cpu").to(x0.device)
             states.append(view.sde.perturb(x0, t, noise=noise))
             try:
                 with torch.no_grad():

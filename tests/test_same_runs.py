@@ -1,18 +1,25 @@
-"""What must not change a run: torch's compiler, the number of threads, the number of processes."""
+"""What must not change a run: torch's compiler, its default device, the number of threads, the number of processes."""
 
 from __future__ import annotations
 
+import ast
+import copy
 import hashlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from oracles import PROCESSES
+from strategies import SOLVERS, named, work
 from torch import Tensor
 
 import scoresolve as ss
+from scoresolve.optimised import optimal_lams
 
 
 class Net(torch.nn.Module):
@@ -46,6 +53,93 @@ def test_a_compiled_network_is_compiled_once(time: Any) -> None:
             assert torch.equal(ss.sample(model, **asked).samples, ss.sample(plain, **asked).samples)
     assert len(compiled) == torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert not torch._dynamo.utils.counters["recompiles"]
+
+
+# -- the default device: what is kept on the host is made there -----------------------------------------------------
+
+
+def both(found: Callable[[ss.SDE], Any], process: ss.SDE) -> tuple[Any, Any]:
+    """What is found where tensors are by default on a device that holds no values, and what as usual."""
+    here = found(copy.deepcopy(process))  # first: other libraries keep what they make when they are imported
+    optimal_lams.cache_clear()
+    with torch.device("meta"):
+        return found(copy.deepcopy(process)), here
+
+
+@pytest.mark.parametrize("info", SOLVERS, ids=named)
+def test_the_default_device_does_not_change_a_sample(info: ss.SolverInfo) -> None:
+    net = Net()
+
+    def samples(sde: ss.SDE) -> Tensor:
+        model = ss.ScoreModel(net, sde, predicts="v")
+        found = ss.sample(model, (2, 3), seed=3, device="cpu", on_error="mask", **work(info, nfe=4))
+        return found.samples.nan_to_num()
+
+    for process in PROCESSES.values():
+        assert torch.equal(*both(samples, process)), process
+
+
+HOW: dict[str, Callable[[ss.ScoreModel, Tensor], Tensor]] = {
+    "latents": lambda model, x: ss.decode(model, ss.encode(model, x, nfe=8).samples, nfe=8).samples,
+    "exact": lambda model, x: ss.log_likelihood(model, x, nfe=8).log_prob,
+    "hutchinson": lambda model, x: ss.log_likelihood(model, x, divergence="hutchinson", probes=2, rtol=0.1).log_prob,
+    "bound": lambda model, x: ss.variational_bound(model, x).nats,
+    "chunks": lambda model, x: ss.sample(model, start=x, nfe=4, batch_size=1).samples,
+    "picard": lambda model, x: ss.sample(model, start=x, solver="ddim", nfe=8, parallel=ss.Picard()).samples,
+    **{
+        noise.__name__: lambda model, x, noise=noise: (
+            ss.sample(  # type: ignore[misc]
+                model, (2, 3), device="cpu", seed=3, solver="ddpm", nfe=4, noise=noise
+            ).samples
+        )
+        for noise in (ss.Antithetic, ss.QuasiRandom, ss.BrownianPath)
+    },
+    "labels": lambda model, x: ss.ScoreModel(model.net, model.sde, time=lambda t: 9 * t).score(x, 0.3),
+    "law": lambda model, x: ss.exact.Gaussian([0.0, 1.0, 2.0], 0.5).model(model.sde).score(x, 0.3),
+}
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_the_default_device_does_not_change_other_runs(how: str) -> None:
+    net, x = Net(), torch.linspace(-1, 1, 6).view(2, 3)
+    for process in (PROCESSES["vp"], PROCESSES["ddpm_table"]):
+        away, here = both(lambda sde: HOW[how](ss.ScoreModel(net, sde, predicts="noise"), x), process)
+        assert torch.equal(away, here), process
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_the_default_device_does_not_change_a_process(process: str) -> None:
+    """Its functions of floats, arrays and tensors, and every grid."""
+    names = ("alpha", "sigma", "rho", "lam", "alpha_rate", "sigma_rate", "drift_rate", "diffusion", "squared_diffusion")
+    some = torch.linspace(0.1, 0.9, 5, device="cpu")
+
+    def values(sde: ss.SDE) -> list[Any]:
+        found: list[Any] = [getattr(sde, name)(t) for name in names for t in (0.3, some.numpy(), some)]
+        grids = [grid(sde, 10, sde.t_max, sde.t_eps) for grid in ss.grids.GRIDS.values()]
+        return [*found, *grids, *(sde.time(sde.lam(t)) for t in (0.3, some.numpy(), some))]
+
+    for away, here in zip(*both(values, PROCESSES[process]), strict=True):
+        assert type(away) is type(here)
+        assert np.array_equal(np.asarray(away), np.asarray(here))
+
+
+MAKES = frozenset([
+    "arange", "as_tensor", "asarray", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint",
+    "randn", "randperm", "scalar_tensor", "tensor", "zeros",
+])  # fmt: skip
+"""Functions of torch that make a tensor, on the default device unless it is said where."""
+
+
+def test_every_tensor_is_made_where_it_is_said() -> None:
+    """In all of the library; the buffers of a module are made where its parameters are, on the default device."""
+    left = []
+    for path in sorted(Path(ss.__file__).parent.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in MAKES):
+                continue
+            if ast.unparse(call.func.value) == "torch" and "device" not in [word.arg for word in call.keywords]:
+                left.append(f"{path.stem}: {ast.unparse(call)}")
+    assert left == ["time_laws: torch.zeros(bins, dtype=torch.float64)"]
 
 
 @pytest.fixture
@@ -90,8 +184,8 @@ print(*digests(range({first}, {last})))
 def digests(indices: range) -> list[str]:
     """Of each sample of seed 7 with each of some solvers."""
     model, found = ss.ScoreModel(network, ss.VPSDE(), predicts="v"), []
-    for solver, work in (("dpmpp_2m", {"nfe": 6}), ("sra1", {"steps": 4}), ("adaptive_abm", {"rtol": 0.01})):
-        asked: dict[str, Any] = {"shape": (len(indices), 3, 5), "solver": solver, "seed": 7, "indices": indices, **work}
+    for solver, much in (("dpmpp_2m", {"nfe": 6}), ("sra1", {"steps": 4}), ("adaptive_abm", {"rtol": 0.01})):
+        asked: dict[str, Any] = {"shape": (len(indices), 3, 5), "solver": solver, "seed": 7, "indices": indices, **much}
         samples = ss.sample(model, **asked).samples
         found += [hashlib.sha256(one.numpy().tobytes()).hexdigest()[:16] for one in samples]
     return found

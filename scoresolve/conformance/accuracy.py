@@ -96,7 +96,7 @@ def affine(subject: Subject, oracle: Oracle) -> Check:
     course = subject.smooth()[0]
     scale = math.hypot(*course.start)
     generator = torch.Generator().manual_seed(1)
-    pair = scale * torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64)
+    pair = scale * torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64, device="cpu")
     noise = OfSamples(range(2))
 
     def halfway(number: int, like: torch.Tensor) -> torch.Tensor:
@@ -121,7 +121,7 @@ def affine(subject: Subject, oracle: Oracle) -> Check:
 def calls(subject: Subject, oracle: Oracle) -> Check:
     """The same number in every run, and the one that is declared."""
     counts: dict[int, int] = {}
-    x = torch.zeros(2, *SHAPE, dtype=torch.float64)
+    x = torch.zeros(2, *SHAPE, dtype=torch.float64, device="cpu")
     for steps in (5, 10, 10, 20):
         before = oracle.calls
         subject.run(subject.full(steps), oracle, x, None)
@@ -140,7 +140,7 @@ def calls(subject: Subject, oracle: Oracle) -> Check:
 
 def budgets(subject: Subject, oracle: Oracle) -> Check:
     """Every small number of steps, and the largest."""
-    x = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(2), dtype=torch.float64, device="cpu")
     troubles, wide = [], []
     tried = (*BUDGETS, subject.whole) if subject.fixed else (1, BUDGETS[-1])  # an adaptive one makes its own
     for steps in tried:

@@ -48,8 +48,8 @@ def affine_map(subject: Subject, course: Course, oracle: Oracle, draws: int) -> 
     Args: draws, a guess of how many there are: the run is made again if there are more. 0 where there are none.
     """
     before, scale = oracle.calls, math.hypot(*course.start)
-    x = torch.zeros(1 + SIZE + draws, SIZE, dtype=torch.float64)
-    x[1 : 1 + SIZE] = scale * torch.eye(SIZE, dtype=torch.float64)
+    x = torch.zeros(1 + SIZE + draws, SIZE, dtype=torch.float64, device="cpu")
+    x[1 : 1 + SIZE] = scale * torch.eye(SIZE, dtype=torch.float64, device="cpu")
     out, drawn = subject.run(course, oracle, x.reshape(-1, *SHAPE), basis(1 + SIZE) if draws else None)
     if drawn > draws:
         return affine_map(subject, course, oracle, drawn)
@@ -60,7 +60,7 @@ def affine_map(subject: Subject, course: Course, oracle: Oracle, draws: int) -> 
 
 def affine_maps(subject: Subject, courses: Sequence[Course], oracle: Oracle) -> list[Map]:
     """Those of several runs."""
-    x = torch.zeros(1, *SHAPE, dtype=torch.float64)
+    x = torch.zeros(1, *SHAPE, dtype=torch.float64, device="cpu")
     _, draws = subject.run(courses[0], Oracle(), x, silent)
     return [affine_map(subject, one, oracle, -(-draws * one.steps // courses[0].steps)) for one in courses]
 

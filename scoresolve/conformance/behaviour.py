@@ -27,7 +27,7 @@ class Behaviour:
         self.subject, self.oracle = subject, oracle
         self.course = subject.full(STEPS)
         generator = torch.Generator().manual_seed(3)
-        x = torch.randn(BATCH, *SHAPE, generator=generator, dtype=torch.float64)
+        x = torch.randn(BATCH, *SHAPE, generator=generator, dtype=torch.float64, device="cpu")
         self.x = x * math.hypot(*self.course.start)
         self.usual = self.run(self.x, range(BATCH))
 
@@ -95,7 +95,11 @@ class Behaviour:
 
     def apart(self) -> Check:
         """samples apart: whatever batch, order and memory a sample is in."""
-        name, usual, order = "samples apart", self.usual, torch.randperm(BATCH, generator=_generator(4)).tolist()
+        name, usual, order = (
+            "samples apart",
+            self.usual,
+            torch.randperm(BATCH, generator=_generator(4), device="cpu").tolist(),
+        )
         wild = 50 * self.x
         wild[0] = self.x[0]
         strided = self.x.transpose(0, -1).contiguous().transpose(0, -1)

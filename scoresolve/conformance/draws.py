@@ -65,7 +65,7 @@ class OfSamples:
     def __call__(self, number: int, like: Tensor) -> Tensor:
         """The k-th draw."""
         generator = torch.Generator().manual_seed(7919 * number)
-        every = torch.randn(64, *like.shape[1:], generator=generator, dtype=torch.float64)
+        every = torch.randn(64, *like.shape[1:], generator=generator, dtype=torch.float64, device="cpu")
         return every[self.ids].to(like)
 
 

@@ -53,8 +53,10 @@ class Oracle:
         bad: tuple[int, int] | None = None,
         stop: int | None = None,
     ) -> None:
-        self.mean = torch.tensor(MEAN, dtype=torch.float64).reshape(SHAPE)
-        self.variance = torch.tensor(VARIANCE, dtype=torch.float64).reshape(SHAPE) * (0.0 if point else 1.0)
+        self.mean = torch.tensor(MEAN, dtype=torch.float64, device="cpu").reshape(SHAPE)
+        self.variance = torch.tensor(VARIANCE, dtype=torch.float64, device="cpu").reshape(SHAPE) * (
+            0.0 if point else 1.0
+        )
         self.reuse, self.bad, self.stop = reuse, bad, stop
         self.calls = 0
         self.asked: list[float] = []

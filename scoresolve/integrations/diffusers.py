@@ -237,7 +237,7 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             self.timesteps = torch.tensor(np.rint(labels), dtype=torch.int64, device=device)
         else:
             self.timesteps = torch.tensor(labels, dtype=torch.float32, device=device)
-        self.sigmas = torch.tensor([*levels, 0.0], dtype=torch.float32)
+        self.sigmas = torch.tensor([*levels, 0.0], dtype=torch.float32, device="cpu")
         self.order = calls_per_step(table) or 1
         self.init_noise_sigma = sde.prior_std(table.start)
         self._stepper = None
@@ -288,7 +288,8 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _times(self, timesteps: Any) -> Tensor:
         """Our times of a pipeline's timesteps."""
-        times: Tensor = self.schedule.times(torch.as_tensor(timesteps).double())
+        given = timesteps if isinstance(timesteps, Tensor) else torch.as_tensor(timesteps, device="cpu")
+        times: Tensor = self.schedule.times(given.double())
         return times
 
     def _noise(self, generator: Any) -> Callable[[int, Tensor], Tensor]:

@@ -105,7 +105,7 @@ class _Asked:
     ) -> None:
         self.model, self.extra, self.dtype, self.callback = model, extra, x.dtype, callback
         self.starts = {rows[0]: step for step, rows in enumerate(_steps(table))}
-        self.levels = torch.as_tensor(table.times).to(sigmas)
+        self.levels = torch.as_tensor(table.times, device=sigmas.device, dtype=sigmas.dtype)
         self.number = 0
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class _Levels:
     """k-diffusion's source of noise: asked for a step between two noise levels."""
 
     def __init__(self, draw: Callable[[Tensor, Tensor], Tensor], sigmas: Tensor, table: Table) -> None:
-        self._draw, self._levels = draw, torch.as_tensor(table.times).to(sigmas)
+        self._draw, self._levels = draw, torch.as_tensor(table.times, device=sigmas.device, dtype=sigmas.dtype)
         self._step = {row: step for step, rows in enumerate(_steps(table)) for row in rows}
         most = max(sum(table.rows[row].draws for row in rows) for rows in _steps(table))
         require(most <= 1, f"no noise_sampler= with {table.solver!r}, which draws several times a step: use seed=")

@@ -66,7 +66,9 @@ def fourier_features(samples: Tensor, seed: int, count: int = FREQUENCIES) -> Fo
     True
     """
     widths = widths_of(samples).repeat(-(-count // WIDTHS))[:count]
-    normals = torch.randn(samples[0].numel(), count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    normals = torch.randn(
+        samples[0].numel(), count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed), device="cpu"
+    )
     return FourierFeatures((normals / widths).to(samples))
 
 
@@ -76,7 +78,9 @@ def widths_of(samples: Tensor) -> Tensor:
     distances = torch.cdist(points, points)
     far = float(distances.square().mean().sqrt())
     nearest = float(distances.fill_diagonal_(math.inf).amin(dim=1).median())
-    widths = torch.linspace(math.log(max(nearest, far / RATIO)), math.log(far), WIDTHS, dtype=torch.float64)
+    widths = torch.linspace(
+        math.log(max(nearest, far / RATIO)), math.log(far), WIDTHS, dtype=torch.float64, device="cpu"
+    )
     return widths.exp()
 
 

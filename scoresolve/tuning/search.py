@@ -294,6 +294,6 @@ def grown(shorter: Student, calls: int, count: int = 2) -> list[Student]:
 
     The first of them in each of the ``count`` widest, which leads to students that differ.
     """
-    gaps = -torch.diff(torch.tensor([*shorter.places, shorter.last_place]))
+    gaps = -torch.diff(torch.tensor([*shorter.places, shorter.last_place], device="cpu"))
     first = [shorter.grown(int(call)) for call in gaps.topk(min(count, len(gaps))).indices]
     return first if calls == shorter.calls + 1 else [grown(student, calls, 1)[0] for student in first]
