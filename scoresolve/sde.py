@@ -270,8 +270,8 @@ def over_batch(coefficient: float | Tensor, x: Tensor) -> Tensor:
     A (batch,) vector multiplied as it is would run along the *last* axis of an image: this is the one place
     where coefficients meet states.
     """
-    if not isinstance(coefficient, Tensor):  # by way of torch's default dtype it would lose digits
-        return torch.tensor(coefficient, dtype=x.dtype, device=x.device)
+    if not isinstance(coefficient, Tensor):  # a tensor made of a number is copied from the host, which waits for that
+        return x.new_ones(()) * coefficient
     value = coefficient.to(device=x.device, dtype=x.dtype)
     _check_rows(value, x)
     return value if value.ndim == 0 else value.reshape(-1, *[1] * (x.ndim - 1))

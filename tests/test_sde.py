@@ -14,10 +14,12 @@ import torchsde
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import PROCESSES, SMOOTH, gaussian, interval, mixture_1d, mixture_2d
+from recorder import Alone, On
 from scipy.integrate import solve_ivp
 from strategies import smooth_paths
 
 import scoresolve as ss
+from scoresolve.sde import over_batch
 
 
 def _variance_ode(sde: ss.SDE, start: float, times: np.ndarray) -> np.ndarray:
@@ -257,6 +259,16 @@ def test_noise_is_drawn_on_the_device_of_the_data() -> None:
     x0 = torch.empty(2, 3, device="meta")
     assert ss.VPSDE().perturb(x0, 0.5).device == x0.device
     assert ss.VPSDE().prior_sample((2, 3), device="meta").device == x0.device
+
+
+@given(st.floats() | st.integers(-9, 9), st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
+def test_a_number_meets_a_state_where_that_is_rounded_once(number: float, dtype: torch.dtype) -> None:
+    """To the bit as torch makes a tensor of it; nothing is copied from the host."""
+    found, expected = over_batch(number, torch.empty(2, 3, dtype=dtype)), torch.tensor(number, dtype=dtype)
+    assert (found.shape, found.dtype) == ((), dtype)
+    assert torch.equal(found.nan_to_num(7.0, math.inf, -math.inf), expected.nan_to_num(7.0, math.inf, -math.inf))
+    with Alone(), On("meta"):
+        assert over_batch(number, torch.empty(2, 3, dtype=dtype, device="meta")).shape == ()
 
 
 def test_tables_may_be_tensors_that_want_gradients_and_say_the_range_of_what_is_refused() -> None:
