@@ -203,8 +203,12 @@ class SDE(ABC):
         return self.prior_std() * torch.randn(tuple(shape), generator=generator, dtype=dtype, device=device)
 
     def prior_log_prob(self, x: Tensor, t: float | None = None) -> Tensor:
-        """log N(x; 0, std^2 I) in nats, std that of time t (default t_max): shape (batch, ...) -> (batch,)."""
-        std, flat = self.prior_std(t), x.reshape(x.shape[0], -1)
+        """log N(x; 0, std^2 I) in nats, std that of time t (default t_max): shape (batch, ...) -> (batch,).
+
+        Of states in half precision in float32: a sum over the pixels of an image exceeds what float16 holds.
+        """
+        wide = torch.promote_types(x.dtype, torch.float32)
+        std, flat = self.prior_std(t), x.reshape(x.shape[0], -1).to(wide)
         constant = flat.shape[1] * (math.log(std) + 0.5 * math.log(2 * math.pi))
         return -0.5 * (flat / std).square().sum(dim=1) - constant
 

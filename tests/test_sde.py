@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from oracles import PROCESSES, SMOOTH, gaussian, interval, mixture_1d, mixture_2d
 from recorder import Alone, On
 from scipy.integrate import solve_ivp
-from strategies import smooth_paths
+from strategies import normal, smooth_paths
 
 import scoresolve as ss
 from scoresolve.sde import over_batch
@@ -259,6 +259,15 @@ def test_noise_is_drawn_on_the_device_of_the_data() -> None:
     x0 = torch.empty(2, 3, device="meta")
     assert ss.VPSDE().perturb(x0, 0.5).device == x0.device
     assert ss.VPSDE().prior_sample((2, 3), device="meta").device == x0.device
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_prior_of_an_image_in_half_precision(dtype: torch.dtype) -> None:
+    x0 = normal(1, 3, 256, 256).to(dtype)
+    for sde in (ss.VPSDE(), ss.EDM()):
+        found, exact = sde.prior_log_prob(x0), sde.prior_log_prob(x0.double())
+        assert found.dtype == torch.float32
+        assert found.item() == pytest.approx(exact.item(), rel=1e-6)
 
 
 @given(st.floats() | st.integers(-9, 9), st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
