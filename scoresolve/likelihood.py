@@ -169,7 +169,8 @@ def log_likelihood(
         **tolerances,
         **options,
     )
-    return _found(solution, prior, offset)
+    with torch.set_grad_enabled(grad):  # a prior may have parameters
+        return _found(solution, prior, offset)
 
 
 def _check_prior(prior: Prior | None, shape: torch.Size) -> None:

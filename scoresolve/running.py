@@ -74,7 +74,8 @@ def solve(model: ScoreModel, x: Tensor, noise: NoiseSource, course: Course, view
     """Run, one chunk of the samples after the other. Raises: as the runs do, with a note of which chunk it was."""
     chunks, calls = chunks_of(len(x), view.batch_size), course.runner.nfe
     total = None if calls is None else len(chunks) * (calls + view.denoise)
-    with tqdm(total=total, desc=course.stats["solver"], unit="call", disable=not view.progress) as bar:
+    bar = tqdm(total=total, desc=course.stats["solver"], unit="call", disable=not view.progress)
+    with torch.set_grad_enabled(view.grad), bar:
         if len(chunks) == 1:
             return _run(model, x, noise, course, view, bar)
         parts, source = [], divisible(noise)
@@ -116,7 +117,7 @@ def _run(
         return state
 
     observed = after_step if view.trajectory or view.callback is not None else None
-    with torch.set_grad_enabled(view.grad), without_autocast(x.device.type):
+    with without_autocast(x.device.type):
         final, own = runner.run(session, x, noise, observed)
         if view.denoise:
             final = session.data(final, float(times[-1])).clone()  # a network may write its next answer over this one

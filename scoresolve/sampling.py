@@ -127,7 +127,8 @@ def sample(
     options = {**(solver_options or {}), **options}
     if isinstance(start, str):
         options, start = {**options, "start": start}, None
-    x, seed, streams = start_state(model, shape, start, seed, indices, generator, noise, dtype, device)
+    with torch.set_grad_enabled(grad):  # the copy of a start, too, keeps a graph only if that is asked for
+        x, seed, streams = start_state(model, shape, start, seed, indices, generator, noise, dtype, device)
     steps, nfe = _counts(steps, nfe)
     if solver is None:
         solver, options = chosen(nfe or steps or _steps_of(grid), options)
@@ -148,7 +149,8 @@ def sample(
     if start is None:
         x = x * model.sde.prior_std(float(times[0]) if opening is None else model.t_max)
     if opening is not None:
-        x = opened(opening, model, x, float(times[0]))
+        with torch.set_grad_enabled(grad):
+            x = opened(opening, model, x, float(times[0]))
     closes = denoise and model.sde.sigma(float(times[-1])) > 0
     view = View(trajectory, callback, progress, grad, on_error, closes, batch_size)
     if parallel is not None:
@@ -207,7 +209,8 @@ def encode(
     True
     """
     check_network(model)
-    x = check_state(x0, "x0").clone()  # the network may write into what it is given
+    with torch.set_grad_enabled(grad):
+        x = check_state(x0, "x0").clone()  # the network may write into what it is given
     first, last = check_ends(model, noisy_end(model) if t_min is None else t_min, t_max)
     steps, nfe = _counts(steps, nfe)
     if solver is None:

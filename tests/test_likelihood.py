@@ -120,6 +120,13 @@ def test_gradients_are_those_of_finite_differences(net: Net) -> None:
             weight.data[2, 1] -= change
         assert torch.allclose(by_weight[2, 1], (ends[0] - ends[1]) / 2e-5, rtol=1e-6)
     assert not log_p(x0).requires_grad
+    mean = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    for grad in (False, True):  # by what a prior is made of
+        prior = lambda z: -0.5 * (z - mean).square().flatten(1).sum(1)  # noqa: E731
+        found = ss.log_likelihood(model, x0, nfe=4, prior=prior, grad=grad)
+        assert found.log_prob.requires_grad is found.bits_per_dim.requires_grad is grad
+    (by_mean,) = torch.autograd.grad(found.log_prob.sum(), mean)
+    assert torch.allclose(by_mean, found.latents.sum())
     assert all(parameter.grad is None for parameter in net.parameters())
 
 

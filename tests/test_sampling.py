@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import PROCESSES, SMOOTH, TABLES, gaussian, mixture_2d
+from strategies import normal
 from torch import Tensor
 
 import scoresolve as ss
@@ -207,6 +208,42 @@ def test_nothing_global_is_read_or_moved() -> None:
     with pytest.raises(KeyboardInterrupt):
         ss.sample(ss.ScoreModel(failing, ss.VPSDE()), (3, 2), nfe=5)
     assert torch.is_grad_enabled()
+
+
+ASKED = {
+    "table": {"solver": "dpmpp_2m", "nfe": 4, "trajectory": True},
+    "chunks": {"solver": "heun", "nfe": 4, "trajectory": True, "batch_size": 2},
+    "noise": {"solver": "sra1", "nfe": 4, "trajectory": True, "denoise": True},
+    "each": {"solver": "adaptive_abm", "rtol": 0.1, "trajectory": True, "dense": True},
+    "sde": {"solver": "adaptive_sde_sra", "rtol": 0.3, "atol": 0.3, "t_min": 0.3, "trajectory": True},
+    "opening": {"solver": "ddim", "nfe": 3, "t_max": 0.9, "opening": gaussian(d=2), "trajectory": True},
+    "density": {"solver": "heun", "nfe": 4, "log_prob": "exact", "trajectory": True},
+    "latents": {"solver": "heun", "nfe": 4, "trajectory": True},
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_graph_is_kept_where_it_is_asked_for_whatever_the_callers_mode(name: str) -> None:
+    """Of the start, by all that is returned."""
+    start = normal(3, 2).requires_grad_()
+    model = mixture_2d().model(ss.VPSDE())
+
+    def found(grad: bool) -> list[Tensor]:
+        asked = {**ASKED[name], "grad": grad}
+        latents = name == "latents"
+        out = ss.encode(model, start, **asked) if latents else ss.sample(model, start=start, seed=0, **asked)
+        density = [] if out.density is None else [out.log_prob, out.log_det]
+        between = [] if out.dense is None else [torch.enable_grad()(out.at)(0.5)]
+        return [out.samples, out.trajectory, *density, *between]
+
+    with torch.enable_grad():
+        assert not any(each.requires_grad for each in found(grad=False))
+    slopes = []
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode():
+            kept = found(grad=True)
+        slopes.append([torch.autograd.grad(each.square().sum(), start, retain_graph=True)[0] for each in kept])
+    assert all(torch.equal(one, other) for one, other in zip(*slopes, strict=True))
 
 
 def test_dtypes_follow_the_start_the_request_or_torchs_default() -> None:
