@@ -42,6 +42,8 @@ PATIENCE = 12
 FIRST_STEP, FIRST_TOLERANCE = 0.05, 1e-3
 """The first step tried, as a share of the whole interval, and the tolerance for which it is."""
 _RUNNING = -1
+_READ = ("rows", "z", "u", "nfe", "accepted", "rejected")
+"""What is kept of the samples that leave: their slopes are many times their states."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +131,7 @@ class _Run:
         self.method, self.whole, self.budget, self.recorder = method, flow, budget, recorder
         self.first, self.last = flow.coordinates.place(torch.tensor(ends, dtype=torch.float64, device=device)).unbind()
         self.span = self.last - self.first
-        self.gone: list[tuple[Lanes, Tensor]] = []
+        self.gone: list[dict[str, Tensor]] = []
 
     def go(self, x: Tensor) -> tuple[Tensor, Stats]:
         """The states z at the end, and how each sample ended."""
@@ -140,7 +142,7 @@ class _Run:
             leaving = len(running) - int(running.sum())  # the one value read from the device
             if leaving:
                 first_gone = running.to(torch.uint8).argsort(stable=True)
-                self.gone.append((lanes.take(first_gone[:leaving]), codes[first_gone[:leaving]]))
+                self._let_go(lanes, codes, first_gone[:leaving])
                 lanes = lanes.take(first_gone[leaving:])
                 if not len(lanes.rows):
                     return self._gathered()
@@ -202,17 +204,19 @@ class _Run:
         if self.recorder is not None:
             self.recorder.add(lanes.rows, accept, u, trial.z, trial.slope)
 
+    def _let_go(self, lanes: Lanes, codes: Tensor, index: Tensor) -> None:
+        """Note the samples that leave."""
+        self.gone.append({name: getattr(lanes, name)[index] for name in _READ} | {"codes": codes[index]})
+
     def _gathered(self) -> tuple[Tensor, Stats]:
         """The samples in their order again."""
-        back = torch.cat([lanes.rows for lanes, _ in self.gone]).argsort()
+        back = torch.cat([some["rows"] for some in self.gone]).argsort()
 
         def whole(name: str) -> Tensor:
-            column: Tensor = torch.cat([getattr(lanes, name) for lanes, _ in self.gone])[back]
-            return column
+            return torch.cat([some[name] for some in self.gone])[back]
 
         times = self.whole.time(whole("u"))
-        codes = torch.cat([codes for _, codes in self.gone])[back]
-        outcome = Outcome(codes.cpu(), times.cpu(), whole("nfe").cpu())
+        outcome = Outcome(whole("codes").cpu(), times.cpu(), whole("nfe").cpu())
         steps = {name: whole(name).cpu() for name in ("accepted", "rejected")}
         return whole("z"), {"outcome": outcome, **steps}
 

@@ -73,6 +73,25 @@ def test_memory_does_not_grow_with_steps(solver: str) -> None:
     assert alive[-1] <= alive[0]
 
 
+def test_of_samples_that_have_arrived_only_the_state_is_kept() -> None:
+    """States alive when one sample is left of a run of Adams' method, whose samples arrive one after the other."""
+    batch, size = 8, 1009
+    alive: dict[int, int] = {}
+
+    def net(x: Tensor, t: Tensor, rate: Tensor) -> Tensor:
+        if len(x) in {1, batch} - alive.keys() and model.nfe > 2:
+            states = [o for o in gc.get_objects() if type(o) is Tensor and o.numel() and o.numel() % size == 0]
+            alive[len(x)] = sum({o.untyped_storage().data_ptr(): o.numel() // size for o in states}.values())
+        return -x * (1 + (rate[:, None] * t[:, None]).sin())
+
+    start = torch.ones(batch, size, dtype=torch.float64)
+    model = ss.ScoreModel(net, ss.VPSDE()).condition(rate=10 * torch.arange(batch).double())
+    ss.sample(model, start=start, solver="adaptive_abm", rtol=1e-6, atol=1e-6)
+    assert {1, batch} <= alive.keys()
+    given = 2 * batch  # the start and its copy
+    assert alive[1] <= given + batch + (alive[batch] - given) // batch + 2
+
+
 def test_registers_are_the_weighted_sum(monkeypatch) -> None:
     """The three ways, against the sum written out, for any a and b, a = 0 and b = 0 among them."""
     generator = torch.Generator().manual_seed(0)
