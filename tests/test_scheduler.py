@@ -213,6 +213,10 @@ def test_times_that_a_pipeline_asks_for() -> None:
     assert torch.equal(config.timesteps.round().long(), theirs.timesteps)
     noised = config.add_noise(torch.ones(2, 1), torch.ones(2, 1), torch.tensor([10, 900]))
     assert (noised - theirs.add_noise(torch.ones(2, 1), torch.ones(2, 1), torch.tensor([10, 900]))).abs().max() < 1e-6
+    for each in (torch.tensor([900]), torch.tensor(900)):  # of a whole batch, as inpainting pipelines give it
+        one = config.add_noise(torch.ones(3, 1), 2 * torch.ones(3, 1), each)
+        assert (one - theirs.add_noise(torch.ones(3, 1), 2 * torch.ones(3, 1), each)).abs().max() < 1e-6
+        assert torch.equal(one, config.scale_noise(torch.ones(3, 1), each, 2 * torch.ones(3, 1)))
     v = config.get_velocity(start(), start(), torch.tensor([10, 900]))
     assert (v - theirs.get_velocity(start(), start(), torch.tensor([10, 900]))).abs().max() < 1e-5
 

@@ -199,7 +199,7 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return None if self._stepper is None else self._first + self._stepper.number
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """``alpha x_0 + sigma noise`` at timesteps (batch,) or ()."""
+        """``alpha x_0 + sigma noise`` at timesteps (batch,), (1,) or ()."""
         return self.model.sde.perturb(original_samples, self._times(timesteps), noise.to(original_samples))
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
@@ -287,10 +287,10 @@ class ScoreSolveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return stepper
 
     def _times(self, timesteps: Any) -> Tensor:
-        """Our times of a pipeline's timesteps."""
+        """Our times of a pipeline's timesteps; a single one is for the whole batch."""
         given = timesteps if isinstance(timesteps, Tensor) else torch.as_tensor(timesteps, device="cpu")
         times: Tensor = self.schedule.times(given.double())
-        return times
+        return times.reshape(()) if times.numel() == 1 else times
 
     def _noise(self, generator: Any) -> Callable[[int, Tensor], Tensor]:
         """Noise of a call: as ``ss.sample`` draws it for the seed, or as pipelines do; a list has one for a sample."""
