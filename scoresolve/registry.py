@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_type_hints
 
 import numpy as np
 from torch import Tensor
@@ -231,15 +232,36 @@ def _no_option(info: SolverInfo, option: str) -> str:
 
 
 def check_options(info: SolverInfo, options: Mapping[str, Any]) -> None:
-    """Raise TypeError for an option that the solver does not have, or that is no number where its default is one;
-    ValueError for a number that no float holds."""
+    """Raise TypeError for an option that the solver does not have, or that is no number or no truth value where it
+    should be one; ValueError for a number that no float holds."""
     for option, value in options.items():
         if isinstance(value, int):
             real_number(option, int(value))
         if option not in info.options:
             raise TypeError(_no_option(info, option))
         default = info.options[option]
-        if isinstance(default, float) and not callable(value):  # of time, where a solver takes that
+        if isinstance(default, bool) or option in _switches(info.build):
+            _check_switch(option, value, default)
+        elif isinstance(default, float) and not callable(value):  # of time, where a solver takes that
             real_number(option, value)
-        elif isinstance(default, int) and not isinstance(default, bool):
+        elif isinstance(default, int):
             whole_number(option, value, least=0)
+
+
+@functools.cache
+def _switches(build: Builder) -> frozenset[str]:
+    """The options that are annotated as True or False, or as these or None."""
+    try:
+        hints = get_type_hints(build)
+    except Exception:  # of somebody's function, with names that are not there when it runs
+        return frozenset()
+    return frozenset(name for name, hint in hints.items() if hint in (bool, bool | None))
+
+
+def _check_switch(option: str, value: object, default: object) -> None:
+    """Raise TypeError unless it is True or False, or None where that is the default: any word is true to Python."""
+    if isinstance(value, bool) or (value is None and default is None):
+        return
+    words = "True or False" if isinstance(default, bool) else "True, False or None"
+    quoted = ", without quotation marks" if isinstance(value, str) else ""
+    raise TypeError(f"{option} must be {words}{quoted}, got {value!r}")

@@ -95,13 +95,16 @@ SAMPLE: list[tuple[str, Callable[[], object]]] = [
     ("corrector", _sample(corrector=5)), ("opening", _sample(opening=5)), ("divergence", _sample(log_prob="nosuch")),
     ("divergence", _sample(log_prob=True)), ("capture", _sample(capture="yes")), ("eta", _sample(eta=1.0)),
     *(("eta", _sample(solver="ddim", eta=eta)) for eta in (-1.0, NAN, INF, "1", None)),
+    *(("lower_order_final", _sample(lower_order_final=v)) for v in ("False", "false", "", 0, 1, 0.0)),
+    *(("", _sample(lower_order_final=v)) for v in (True, False, None)),
+    *(("unic", _sample(solver="unipc_2", unic=v)) for v in ("False", None, "exact")),
     ("solver_options", _sample(solver_options=5)), ("solver=table", _sample(solver=TABLE, nfe=None, steps=3)),
     ("nfe", _sample(solver=TABLE, nfe=4)), ("model", lambda: ss.sample(answer, **GOOD)),
 ]  # fmt: skip
 OTHERS: list[tuple[str, Callable[[], object]]] = [
     *((name, _adaptive(**{name: v})) for name in ("rtol", "atol") for v in (0.0, -1.0, NAN, INF, "1", True)),
     ("nfe", _adaptive(nfe=0)), ("clock", _adaptive(clock="nosuch")), ("order", _adaptive(order=0)),
-    ("order", _adaptive(order=2.5)),
+    ("order", _adaptive(order=2.5)), ("dense", _adaptive(dense="False")),
     *(("snr", _sample(solver="annealed_langevin", snr=v)) for v in (0.0, -1.0, NAN, INF, "1")),
     *(("correct", _sample(solver="annealed_langevin", corrections=v)) for v in (0, 1.5, NAN, True)),
     *(("window", lambda v=v: ss.Picard(window=v)) for v in (0, -1, 2.5, NAN)),

@@ -160,6 +160,23 @@ def test_sample_gives_what_the_library_gives(run: Run) -> None:
     assert np.array_equal(np.load("b.npy"), wanted.numpy())
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"), [("False", False), ("false", False), ("True", True), ("true", True), ("None", None)]
+)
+def test_truth_values_are_spelt_as_in_json_or_in_python(run: Run, said: str, meant: bool | None) -> None:
+    found(
+        run,
+        f"sample my_networks:mixture --shape 2 -n 3 -s dpmpp_2m --nfe 8 -o lower_order_final={said} --out {said}.npy",
+    )
+    model = importlib.import_module("my_networks").mixture()
+    runs = {
+        value: ss.sample(model, (3, 2), solver="dpmpp_2m", nfe=8, lower_order_final=value, seed=0).samples.numpy()
+        for value in (True, False, None)
+    }
+    assert np.array_equal(np.load(f"{said}.npy"), runs[meant])
+    assert not np.array_equal(runs[True], runs[False])  # and None is False where noise is left at the end
+
+
 def test_sample_writes_shards_and_goes_on(run: Run) -> None:
     line = "sample my_networks:mixture --shape 2 -n 50 --batch-size 16 --nfe 4 --out shards --seed 1 --first 7"
     half = found(run, f"{line} --rank 0 --world-size 2")
@@ -274,6 +291,11 @@ def test_doctor_says_what_to_write(run: Run) -> None:
         ("encode my_networks:mixture --data no.npy --out z.npy", 2, "is not there"),
         ("encode my_networks:mixture --data x.txt --out z.npy", 2, "none of .npy"),
         ("sample my_networks:mixture --shape 2 --out a.npy -s heun --nfe 4 -o eta=1", 1, "error: unknown option 'eta'"),
+        (
+            "sample my_networks:mixture --shape 2 --out a.npy -s dpmpp_2m --nfe 4 -o lower_order_final=no",
+            1,
+            "True, False or None, without quotation marks, got 'no'",
+        ),
         ("sample my_networks:mixture --shape 2 --out a.npy --nfe 4 --steps 4", 1, "not both"),
         ("conform my_samplers:none", 2, "such as my_samplers:heun"),
         ("conform dmpp_2m", 2, "did you mean 'dpmpp_2m'"),

@@ -34,6 +34,10 @@ PROCESSES: dict[str, Callable[..., SDE]] = {
 }
 
 
+PYTHON = {"True": True, "False": False, "None": None}
+"""What Python spells in another way than JSON."""
+
+
 def read_sde(text: str) -> SDE:
     """``VPSDE``, ``VPSDE(beta_max=10)``, ``DiscreteVPSDE.linear()``: a call with numbers, which is not evaluated."""
     match = re.fullmatch(r"\s*(?:ss\.)?([\w.]+)\s*(\(.*\))?\s*", text)
@@ -71,7 +75,7 @@ def read_numbers(text: str) -> tuple[int, ...]:
 
 
 def read_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """``eta=0.5``: a name and a number, true, false, or a word."""
+    """``eta=0.5``: a name and a number, a truth value as JSON or Python spells it, none of them, or a word."""
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -80,7 +84,7 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
         try:
             found[name.strip()] = parse_json(value)
         except ValueError:
-            found[name.strip()] = value
+            found[name.strip()] = PYTHON.get(value.strip(), value)
     return found
 
 
