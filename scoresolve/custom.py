@@ -53,7 +53,8 @@ class DiscreteVPSDE(IntegratedBeta):
     Args:
         betas: N numbers in (0, 1), index 0 first, as DDPM counts them.
 
-    Raises: ValueError if they are empty or leave (0, 1).
+    Raises: ValueError if they are empty, leave (0, 1), or look like alphas_cumprod, for which there is
+    :meth:`from_alphas_cumprod`.
 
     Source: Ho et al. 2020, arXiv:2006.11239.
 
@@ -68,12 +69,38 @@ class DiscreteVPSDE(IntegratedBeta):
     def __init__(self, betas: Sequence[float] | np.ndarray | Tensor) -> None:
         table = as_float64("betas", betas).numpy().copy()
         require(table.ndim == 1 and table.size > 0, f"a vector of betas, got shape {table.shape}")
+        falls = table.size > 1 and table[0] > 0.5 and bool(np.all(np.diff(table) < 0))
+        require(
+            not falls,
+            f"betas, got numbers that fall from {table[0]:.6g} to {table[-1]:.6g}: of alphas_cumprod make it by "
+            "ss.DiscreteVPSDE.from_alphas_cumprod(...), of alphas by ss.DiscreteVPSDE(1 - alphas)",
+        )
         inside = bool(np.all((table > 0) & (table < 1)))
         require(inside, f"betas strictly between 0 and 1, got the range {table.min()} to {table.max()}")
         self.betas = table
         self.N = table.size
         self.t_eps = 1 / self.N
         self._curve = MonotoneCubic(np.concatenate([[0.0], -np.cumsum(np.log1p(-table))]))
+
+    @classmethod
+    def from_alphas_cumprod(cls, alphas_cumprod: Sequence[float] | np.ndarray | Tensor) -> DiscreteVPSDE:
+        """The table of the products of 1 - beta up to each index: ``beta_i = 1 - abar_i / abar_{i-1}``.
+
+        Raises: ValueError unless they fall strictly within (0, 1).
+
+        >>> import scoresolve as ss
+        >>> ss.DiscreteVPSDE.from_alphas_cumprod([0.75, 0.375]).betas.tolist()
+        [0.25, 0.5]
+        """
+        table = as_float64("alphas_cumprod", alphas_cumprod).numpy()
+        require(table.ndim == 1 and table.size > 0, f"a vector of alphas_cumprod, got shape {table.shape}")
+        before = np.append(1.0, table[:-1])
+        require(
+            bool(np.all((table > 0) & (table < before))),
+            f"alphas_cumprod that fall strictly within (0, 1), got them from {table[0]:.6g} to {table[-1]:.6g} "
+            "(those that end at 0 are rescaled: ss.ZeroTerminalVPSDE makes them of the betas from before)",
+        )
+        return cls((before - table) / before)
 
     @classmethod
     def linear(cls, beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000) -> DiscreteVPSDE:

@@ -81,6 +81,10 @@ def doctor(
     """
     check_model(model)
     like = start_state(model, shape, None, 0, None, None, None, dtype, device)[0]
+    require(
+        like.ndim > 1,
+        f"shape=(batch, ...), at least two numbers, the batch before the shape of one sample, got {tuple(like.shape)}",
+    )
     require(len(like) > 1, f"shape=(batch, ...) with a batch of at least 2, got {tuple(like.shape)}")
     if data is not None:
         check_state(data, "data")

@@ -46,7 +46,7 @@ from .outcome import Ended, Outcome
 from .running import OnError
 from .sampling import encode
 from .solution import Solution
-from .starting import check_network, check_state
+from .starting import check_ends, check_network, check_state, noisy_end
 
 Prior: TypeAlias = Law | Callable[[Tensor], Tensor]
 
@@ -122,7 +122,7 @@ def log_likelihood(
         rtol, atol: tolerances of an adaptive solver, for x; for log p, in nats, d times atol beside rtol |log p|.
         t_min: where x0 stands; default the process' ``t_min``, or ``t_eps`` where that is noise zero.
         levels, data_range: of data that was whole numbers in 0 ... levels - 1 and is now in (low, high), for
-            bits_per_dim; give both or neither.
+            bits_per_dim; give both or neither. Data out of it are refused.
         seed, indices: of the probes; sample i of a seed has the same probes in any batch.
         batch_size: how many samples go through the network at once; all by default.
         grad: keep the graph, so that gradients flow from log_prob to x0 and to the network's parameters.
@@ -148,6 +148,8 @@ def log_likelihood(
     else:
         divergence = Divergence(divergence, probes, control)
     offset = _offset_bits(levels, data_range)
+    if levels is not None and data_range is not None:
+        _check_within(x0.detach(), data_range, levels, model.sde.sigma(_first(model, t_min, t_max)))
     _check_prior(prior, x0.shape[1:])
     tolerances: dict[str, Any] = {name: value for name, value in (("rtol", rtol), ("atol", atol)) if value is not None}
     solution = encode(
@@ -171,6 +173,23 @@ def log_likelihood(
     )
     with torch.set_grad_enabled(grad):  # a prior may have parameters
         return _found(solution, prior, offset)
+
+
+def _first(model: ScoreModel, t_min: float | None, t_max: float | None) -> float:
+    """Where the data stand."""
+    return check_ends(model, noisy_end(model) if t_min is None else t_min, t_max)[0]
+
+
+def _check_within(x0: Tensor, data_range: tuple[float, float], levels: int, sigma: float) -> None:
+    """Raise ValueError for data out of their range, by more than half a level and the noise that may be in them."""
+    low, high = map(float, data_range)
+    slack = 0.5 * (high - low) / levels + 6 * sigma
+    least, most = float(x0.min()), float(x0.max())
+    require(
+        low - slack <= least and most <= high + slack,
+        f"x0 within data_range=({low:g}, {high:g}), got values from {least:g} to {most:g}: scale the data as in "
+        f"training, as ss.dequantise(images, {levels}, ({low:g}, {high:g})) does, or give the range that they are in",
+    )
 
 
 def _check_prior(prior: Prior | None, shape: torch.Size) -> None:

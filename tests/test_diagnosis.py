@@ -226,6 +226,10 @@ def test_requests_that_make_no_sense_are_refused() -> None:
     model = mixture_2d().model(ss.VPSDE())
     with pytest.raises(ValueError, match="a batch of at least 2"):
         ss.doctor(model, (1, 2))
+    elementwise = ss.ScoreModel(lambda x, t: -x, ss.VPSDE())
+    with pytest.raises(ValueError, match=r"shape=\(batch, \.\.\.\), at least two numbers, .*, got \(2,\)"):
+        ss.doctor(elementwise, (2,))
+    assert elementwise.nfe == 0
     with pytest.raises(ValueError, match=r"data of shape \(n, 2\), n > 1, got \(4, 3\)"):
         ss.doctor(model, (8, 2), data=torch.zeros(4, 3))
     with pytest.raises(TypeError, match="must be a ScoreModel"):

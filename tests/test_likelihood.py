@@ -165,6 +165,20 @@ def test_failures_are_masked_over_chunks() -> None:
     assert repr(found).startswith("LogLikelihood(3 samples, mean ")
 
 
+def test_bits_of_data_out_of_their_range_are_refused() -> None:
+    """Images that nobody scaled; but not data with the noise of t_min in them, or values at the edge of the range."""
+    model = gaussian().model(ss.VPSDE())
+    scaled, asked = torch.tensor([[-1.0, 0.0, 1.0]]), {"levels": 256, "data_range": (-1.0, 1.0), "nfe": 3}
+    for x0, said in ((127.5 * (scaled + 1), "from 0 to 255"), (0.5 * scaled - 2, "from -2.5 to -1.5")):
+        with pytest.raises(ValueError, match=rf"data_range=\(-1, 1\), got values {said}: .*ss.dequantise"):
+            ss.log_likelihood(model, x0, **asked)
+    assert model.nfe == 0
+    for t_min in (1e-3, 0.2):
+        noise = 3 * scaled
+        noisy = ss.VPSDE().perturb(scaled, t_min, noise=noise)
+        assert ss.log_likelihood(model, noisy, t_min=t_min, **asked).offset_bits == 7
+
+
 def test_progress_shows_a_bar_of_calls(capsys: pytest.CaptureFixture[str]) -> None:
     model, x0 = gaussian().model(ss.VPSDE()), torch.zeros(1, 3)
     found = ss.log_likelihood(model, x0, nfe=3)

@@ -289,6 +289,11 @@ def test_tables_may_be_tensors_that_want_gradients_and_say_the_range_of_what_is_
     assert ss.DiscreteVPSDE([0.1, 0.3]).t_eps == 0.5
     for table in (ss.DiscreteVPSDE.linear(), ss.DiscreteVPSDE.scaled_linear(), ss.DiscreteVPSDE.squared_cosine()):
         assert table.N == 1000
+    for table in (ss.DiscreteVPSDE.linear(), ss.DiscreteVPSDE.squared_cosine()):
+        kept = np.cumprod(1 - table.betas)
+        same = ss.DiscreteVPSDE.from_alphas_cumprod(kept)
+        assert same.betas == pytest.approx(table.betas, rel=1e-10)
+        assert same.alpha(np.arange(1, 1001) / 1000) ** 2 == pytest.approx(kept, rel=1e-12)
     with pytest.raises(TypeError, match=r"^betas must be numbers"):
         ss.DiscreteVPSDE("0.1")  # type: ignore[arg-type]
     for bad in ([0.1, 1.0], [0.0, 0.1], [], [[0.1]]):
@@ -391,6 +396,11 @@ def test_dynamics_take_a_score_function_and_models_of_other_processes() -> None:
         (lambda: ss.CosineVPSDE(0.0), "s > 0"),
         (lambda: ss.DiscreteVPSDE([]), "vector of betas"),
         (lambda: ss.DiscreteVPSDE([0.1, 1.0]), "between 0 and 1"),
+        (lambda: ss.DiscreteVPSDE([0.9999, 0.7, 4e-05]), r"fall from 0.9999 to 4e-05: .*from_alphas_cumprod\("),
+        (lambda: ss.DiscreteVPSDE([0.9, 0.5, 0.0]), r"from_alphas_cumprod\("),
+        (lambda: ss.DiscreteVPSDE.from_alphas_cumprod([0.9, 0.9]), "fall strictly within"),
+        (lambda: ss.DiscreteVPSDE.from_alphas_cumprod([1.0, 0.5]), "fall strictly within"),
+        (lambda: ss.DiscreteVPSDE.from_alphas_cumprod([0.9, 0.0]), "ZeroTerminalVPSDE"),
         (lambda: ss.GaussianPath(lambda t: 1 - t, lambda t: 1 - t), "falls strictly"),
         (lambda: ss.GaussianPath(lambda t: t - 0.5, lambda t: t), r"alpha\(t\) > 0"),
         (lambda: ss.GaussianPath(lambda t: torch.relu(0.5 - t), lambda t: t), r"alpha\(t\) > 0"),
