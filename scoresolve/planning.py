@@ -185,13 +185,29 @@ def _longest(request: Request, nfe: int, more: Mapping[str, Any]) -> Plan:
     return best
 
 
-def check_table(table: Table, model: ScoreModel, nfe: int | None, given: Mapping[str, Any]) -> Table:
-    """The table, if it can be run on this model and nothing contradicts it. Raises: ValueError."""
+def check_begins(request: Request, noisiest: float) -> None:
+    """Raise ValueError where a state that is said to stand at ``t_max=`` would be taken to stand at another time.
+
+    Grids of indices may begin below t_max. An array says itself where it begins.
+    """
+    t_max = request.t_max
+    if request.named and abs(noisiest - t_max) > 1e-9 * t_max:
+        raise ValueError(
+            f"expected a grid that begins at t_max={t_max:.9g}, where the state stands, got one that begins at "
+            f'{noisiest:.9g}: take another, such as grid="trailing", or let the state stand at {noisiest:.9g} and give '
+            f"the times themselves, grid=[{noisiest:.9g}, ...]"
+        )
+
+
+def check_table(
+    table: Table, model: ScoreModel, nfe: int | None, given: Mapping[str, Any], denoise: bool = False
+) -> Table:
+    """The table, if it can be run on this model and nothing contradicts it, the call that denoises included.
+
+    Raises: ValueError.
+    """
     extra = sorted(name for name, value in given.items() if value is not None)
     require(not extra, f"nothing beside solver=table that the table itself fixes, got {', '.join(extra)}")
-    require(
-        nfe in (None, table.nfe), f"nfe={table.nfe} or none with this table, which makes that many calls; got {nfe}"
-    )
     require(
         table.path in ("", repr(model.sde)),
         f"a table made for {model.sde!r}, got one for {table.path}: its weights belong to that path",
@@ -199,4 +215,9 @@ def check_table(table: Table, model: ScoreModel, nfe: int | None, given: Mapping
     times = [table.start, *(time for row in table.rows for time in (row.t, row.s) if time is not None)]
     inside = min(times) >= 0 and max(times) <= model.t_max * (1 + 1e-9)
     require(inside, f"times within [0, {model.t_max:g}], got a table from {max(times):g} to {min(times):g}")
+    calls = table.nfe + (denoise and model.sde.sigma(float(table.times[-1])) > 0)
+    closing = " with denoise=True" if calls > table.nfe else ""
+    require(
+        nfe in (None, calls), f"nfe={calls} or none with this table, which makes that many calls{closing}; got {nfe}"
+    )
     return table

@@ -22,7 +22,7 @@ from .model import ScoreModel
 from .noise import SampleStreams
 from .opening import check_opened, opened
 from .parallel import ParallelRunner, Picard
-from .planning import Request, check_table, plan, times_given
+from .planning import Request, check_begins, check_table, plan, times_given
 from .presets import resolve
 from .registry import Runner, SolverInfo, get_solver
 from .running import Course, OnError, View, solve
@@ -77,8 +77,8 @@ def sample(
             own.
         seed: whole number. Sample i of a seed is the same whatever the batch; from the operating system if not given.
         indices: which samples of the seed, one for each of the batch (default 0, 1, ...).
-        start: the state at the first time, float32 or float64; it is not written to. Or a word, "low" or "high": how a
-            multistep solver begins (its own option of that name).
+        start: the state at the first time, float32 or float64; it is not written to. Beside t_max= the grid must begin
+            there ("leading" does not). Or a word, "low" or "high": how a multistep solver begins (its own option).
         opening: the Gaussian of the data, ``ss.exact.Gaussian.fit(data)``: the start, drawn or given at the process'
             t_max, is moved along that law's exact flow to the first time (``t_max=``, or the table's) at no call.
         corrector: "langevin", "annealed_langevin" or an instance, run after each step of a one-step solver.
@@ -134,7 +134,7 @@ def sample(
         solver, options = chosen(nfe or steps or _steps_of(grid), options)
     if isinstance(solver, Table):
         given = {"steps": steps, "grid": grid, "corrector": corrector, "t_min": t_min, "t_max": t_max, **options}
-        runner: Runner = check_table(solver, model, nfe if nfe is None else nfe - denoise, given)
+        runner: Runner = check_table(solver, model, nfe, given, denoise)
         check_opened(solver, opening)
         times = solver.times
     else:
@@ -144,6 +144,8 @@ def sample(
         if closing and nfe == 1:
             raise ValueError("nfe must be at least 2 with denoise=True, which takes one network call; got nfe=1")
         runner, times = plan(request, steps, nfe if nfe is None else nfe - closing)
+        if start is not None and opening is None and t_max is not None:
+            check_begins(request, float(times[0]))
     if isinstance(streams, BrownianPath):
         streams = streams.along(runner, model.sde)
     if start is None:
@@ -218,6 +220,8 @@ def encode(
     request = Request(model, *_asked(solver, grid, last, first, options), floor=t_min or 0.0, upwards=True)
     require(request.ends_noisy, f"noise where encoding starts, there is none at t = 0: use t_min={model.t_eps:g}")
     runner, times = plan(request, steps, nfe)
+    if t_max is not None:
+        check_begins(request, float(times[-1]))
     if log_prob is not None:
         runner = AugmentedRunner(runner, Divergence.of(log_prob), model.sde, times)
     view = View(trajectory, callback, progress, grad, on_error, batch_size=batch_size)

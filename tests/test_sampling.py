@@ -118,6 +118,30 @@ def test_a_run_can_be_split_at_any_step_of_a_one_step_solver() -> None:
     assert torch.equal(ss.sample(model, start=half, solver="heun", grid=times[3:]).samples, whole)
 
 
+@pytest.mark.parametrize("solver", ["DDIMScheduler", "PNDMScheduler", "ddim trailing", "ddim"])
+def test_a_state_said_to_stand_at_t_max_is_taken_to_stand_there_or_refused(solver: str) -> None:
+    """diffusers' "leading" begins below it: as an array of times it is meant, as is a start where no time is said."""
+    law, sde = gaussian(), ss.DiscreteVPSDE.linear()
+    model, asked = law.model(sde), {"solver": solver, "nfe": 20}
+    x = law.marginal(sde, 0.3).sample(4, generator=torch.Generator().manual_seed(0))
+    if "Scheduler" not in solver:
+        found = ss.sample(model, start=x, t_max=0.3, **asked)
+        assert found.times[0] == 0.3
+        assert (found.samples - law.flow(sde, x, 0.3, 0.0)).abs().max() < 0.1
+        return
+    first = float(ss.sample(model, (4, 3), t_max=0.3, seed=0, **asked).times[0])  # a start of ours is scaled to it
+    assert first < 0.29
+    for run in (ss.sample, ss.decode):
+        with pytest.raises(ValueError, match=rf'begins at t_max=0.3, .* begins at {first:.9g}: .* grid="trailing"'):
+            run(model, **{"start" if run is ss.sample else "latent": x}, t_max=0.3, **asked)
+    with pytest.raises(ValueError, match=r"begins at t_max=0.3, where the state stands"):
+        ss.encode(model, x, t_max=0.3, solver="ddim", grid="leading", nfe=20)
+    times = ss.grids.leading(sde, 20, 0.3, 0.0)
+    assert ss.sample(model, start=x, t_max=0.3, solver="ddim", grid=times).times[0] == times[0]
+    assert ss.sample(model, start=x, **asked).times[0] < 1.0
+    assert ss.sample(model, start=x, t_max=0.3, opening=law, **asked).times[0] == first
+
+
 def test_a_callback_may_replace_the_state() -> None:
     model = mixture_2d().model(ss.VPSDE())
     clamped = ss.sample(model, (50, 2), nfe=8, seed=0, callback=lambda step: step.x.clamp(-1, 1))
@@ -151,6 +175,19 @@ def test_denoise_returns_the_expected_data_for_one_more_call() -> None:
     assert torch.allclose(denoised.samples, model.data(plain.samples, float(plain.times[-1])), atol=1e-6)
     at_zero = ss.sample(mixture_2d().model(ss.EDM()), (4, 2), solver="ddim", steps=5, seed=0, denoise=True)
     assert at_zero.nfe == 5  # there is nothing left to remove
+
+
+@pytest.mark.parametrize(("end", "calls"), [(0.0, 3), (0.5, 4)])
+def test_the_budget_of_a_table_has_the_denoising_call_in_it_where_there_is_one(end: float, calls: int) -> None:
+    model = mixture_2d().model(ss.EDM())
+    table = ss.build_table("ddim", ss.EDM(), np.array([80.0, 5.0, 1.0, end]))
+    asked = {"solver": table, "seed": 0, "denoise": True}
+    for nfe in (None, calls):
+        assert ss.sample(model, (2, 2), nfe=nfe, **asked).nfe == calls
+    for wrong in {3, 4, 5} - {calls}:
+        with pytest.raises(ValueError, match=rf"expected nfe={calls} or none .*; got {wrong}$"):
+            ss.sample(model, (2, 2), nfe=wrong, **asked)
+    assert ss.sample(model, (2, 2), nfe=3, solver=table, seed=0).nfe == 3
 
 
 @pytest.mark.parametrize("name", SMOOTH)
