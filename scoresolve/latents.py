@@ -16,7 +16,7 @@ Source: Shoemake 1985, doi:10.1145/325165.325242; Song et al. 2021, arXiv:2010.0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -29,12 +29,13 @@ from .errors import require, unknown
 from .grids import GridLike
 from .model import ScoreModel
 from .presets import resolve
-from .registry import get_solver
+from .registry import SolverInfo, get_solver
 from .running import OnError
 from .sampling import sample
 from .sde import as_float64
 from .solution import Callback, Solution
 from .starting import check_network, check_state, noisy_end
+from .table import Table
 
 Interpolation = Literal["spherical", "linear"]
 ELSEWHERE = {"slerp": "spherical", "lerp": "linear"}
@@ -46,7 +47,7 @@ def decode(
     model: ScoreModel,
     latent: Tensor,
     *,
-    solver: str | Backend | None = None,
+    solver: str | SolverInfo | Table | Backend | None = None,
     nfe: int | None = None,
     steps: int | None = None,
     grid: GridLike | None = None,
@@ -65,6 +66,7 @@ def decode(
     Args:
         model, solver, nfe, steps, grid, t_min, t_max, batch_size, trajectory, callback, progress, grad, on_error,
             options: as in :func:`encode`, with its defaults; the inverse is exact up to the solver's error both ways.
+            A deterministic table is a solver here, as it is in :func:`sample`.
         latent: the state at t_max, shape (batch, ...), float32 or float64.
 
     Returns: a :class:`Solution` whose ``samples`` are the data at t_min. Raises as ``encode``. Cost: as ``encode``.
@@ -81,10 +83,11 @@ def decode(
     fixed = nfe is not None or steps is not None or grid is not None
     if solver is None and not fixed:
         solver, options = chosen(None, options, REVERSIBLE_TOLERANCE)
-    info = solver.info if isinstance(solver, Backend) else solver and get_solver(resolve(solver).solver)
-    if info and (info.kind != "ode" or options.get("eta")):
-        raise ValueError(f"decode follows the probability flow, {solver!r} adds noise: use a solver of kind 'ode'")
-    named = grid is None or isinstance(grid, str) or callable(grid)  # an array says itself where it ends
+    if _adds_noise(solver, options):
+        said = solver if isinstance(solver, str | Backend) else "this one"
+        raise ValueError(f"decode follows the probability flow, {said!r} adds noise: use a solver of kind 'ode'")
+    # an array and a table say themselves where they end
+    named = (grid is None or isinstance(grid, str) or callable(grid)) and not isinstance(solver, Table)
     return sample(
         model,
         start=latent,
@@ -102,6 +105,13 @@ def decode(
         on_error=on_error,
         solver_options=options,
     )
+
+
+def _adds_noise(solver: str | SolverInfo | Table | Backend | None, options: Mapping[str, Any]) -> bool:
+    if solver is None or isinstance(solver, Table):
+        return solver is not None and solver.stochastic
+    info = solver.info if isinstance(solver, Backend) else get_solver(resolve(solver).solver)
+    return info.kind != "ode" or bool(options.get("eta"))
 
 
 def interpolate(a: Tensor, b: Tensor, weight: Weights, *, method: Interpolation = "spherical") -> Tensor:

@@ -43,6 +43,7 @@ from .grids import GridLike
 from .model import ScoreModel
 from .noise import DEQUANTISATION, SampleStreams
 from .outcome import Ended, Outcome
+from .registry import SolverInfo
 from .running import OnError
 from .sampling import encode
 from .solution import Solution
@@ -88,7 +89,7 @@ def log_likelihood(
     probes: int = 1,
     control: Gaussian | None = None,
     prior: Prior | None = None,
-    solver: str | Backend | None = None,
+    solver: str | SolverInfo | Backend | None = None,
     nfe: int | None = None,
     steps: int | None = None,
     grid: GridLike | None = None,

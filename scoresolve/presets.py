@@ -8,13 +8,15 @@ option that the caller gives beside the name goes first.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .errors import unknown
-from .registry import solvers
+from .registry import SolverInfo, solvers
+from .table import Table
 
 
 @dataclass(frozen=True)
@@ -109,33 +111,52 @@ PRESETS = {
 """Names that are not those of the registry, whatever their spelling."""
 
 
-def resolve(name: str) -> Preset:
-    """What a name stands for: a registered solver, an alias, or a name that others use.
+def resolve(name: str | SolverInfo) -> Preset:
+    """What a name stands for: a registered solver, an alias, or a name that others use; of a solver's facts, itself.
 
-    Raises: ValueError, naming the nearest, if there is none.
+    Raises: ValueError, naming the nearest, if there is none; TypeError for a table.
 
     >>> resolve("DPM++ 2M Karras")
     Preset(solver='dpmpp_2m', grid='karras', options={})
     >>> resolve("Euler a").solver, resolve("heun").solver
     ('euler_ancestral', 'heun')
     """
-    registered = {alias: info.name for info in solvers() for alias in (info.name, *info.aliases)}
+    name = name.name if isinstance(name, SolverInfo) else name
+    if isinstance(name, Table):
+        raise TypeError("a table runs from noise to data only, by ss.sample and ss.decode: give the solver's name here")
+    registered = _registered()
     if isinstance(name, str):
-        if name in registered:
-            return Preset(registered[name])
-        known = {_key(alias): Preset(solver) for alias, solver in registered.items()}
-        known |= {_key(alias): preset for alias, preset in PRESETS.items()}
-        key = _key(name)
-        if key in known:
-            return known[key]
-        for word in sorted(GRID_WORDS, key=len, reverse=True):
-            short = key.removesuffix(_key(word))
-            if short != key and short in known:
-                return replace(known[short], grid=GRID_WORDS[word])
+        found = meant(name)
+        if found is not None:
+            return found
+        if name.endswith(".json"):
+            raise ValueError(f"unknown solver {name!r}: give the table of a file as solver=ss.Table.load({name!r})")
     names = {*registered, *PRESETS}
     on_grids = [f"{one} {word.title()}" for one in names for word in ("karras", "exponential")]
     raise ValueError(unknown("solver", name, names, _key, on_grids))
 
 
+def meant(name: str) -> Preset | None:
+    """What a name stands for; None for one that is free."""
+    registered = _registered()
+    if name in registered:
+        return Preset(registered[name])
+    known = {_key(alias): Preset(solver) for alias, solver in registered.items()}
+    known |= {_key(alias): preset for alias, preset in PRESETS.items()}
+    key = _key(name)
+    if key in known:
+        return known[key]
+    for word in sorted(GRID_WORDS, key=len, reverse=True):
+        short = key.removesuffix(_key(word))
+        if short != key and short in known:
+            return replace(known[short], grid=GRID_WORDS[word])
+    return None
+
+
+def _registered() -> dict[str, str]:
+    return {alias: info.name for info in solvers() for alias in (info.name, *info.aliases)}
+
+
+@functools.lru_cache(maxsize=4096)
 def _key(name: str) -> str:
     return re.sub(r"[\s._-]+", "", name.lower().replace("++", "pp"))

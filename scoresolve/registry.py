@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_type_hints
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args, get_type_hints
 
 import numpy as np
 from torch import Tensor
@@ -41,6 +41,7 @@ class Runner(Protocol):
 
 
 Builder: TypeAlias = Callable[..., Runner]
+Kind: TypeAlias = Literal["ode", "sde"]
 Build = TypeVar("Build", bound=Builder)
 
 
@@ -63,7 +64,7 @@ class SolverInfo:
     """
 
     name: str
-    kind: Literal["ode", "sde"]
+    kind: Kind
     order: int
     evaluations: int
     reference: str
@@ -109,7 +110,7 @@ ELSEWHERE = {
 def solver(
     name: str,
     *,
-    kind: Literal["ode", "sde"] = "ode",
+    kind: Kind = "ode",
     order: int,
     evaluations: int = 1,
     reference: str = "",
@@ -124,7 +125,8 @@ def solver(
     ``times`` is the checked grid (float64, decreasing; increasing when a latent is encoded), options are
     keyword-only with defaults. Tests, documentation and benchmark find the solver by itself.
 
-    Raises: ValueError if the name is taken, or an option has the name of an argument of ``sample``.
+    Raises: ValueError if the name is taken, also where ``sample`` knows it as another library's, if the kind is none,
+    or an option has the name of an argument of ``sample``.
 
     >>> import numpy as np, scoresolve as ss
     >>> @ss.solver("doctest_euler", order=1)
@@ -137,7 +139,12 @@ def solver(
     >>> ss.registry.unregister("doctest_euler")
     """
 
+    if kind not in get_args(Kind):
+        raise ValueError(unknown("kind of solver", kind, get_args(Kind)))
+
     def register(build: Build) -> Build:
+        from .presets import meant
+
         info = SolverInfo(
             name, kind, order, evaluations, reference, build, grid, adaptive, tuple(aliases), tuple(spare), strong_order
         )
@@ -147,6 +154,9 @@ def solver(
         for taken in (name, *aliases):
             if taken in _SOLVERS:
                 raise ValueError(f"a solver named {taken!r} is registered already: choose another name")
+            preset = meant(taken)
+            if preset is not None and preset.solver != name:
+                raise ValueError(f"{taken!r} is a name for {preset.solver!r} in ss.sample: choose another name")
         for key in (name, *aliases):
             _SOLVERS[key] = info
         return build
@@ -173,9 +183,18 @@ def solvers() -> tuple[SolverInfo, ...]:
 
 def get_solver(name: str) -> SolverInfo:
     """The solver of that name or alias. Raises: ValueError, naming the nearest, if there is none."""
-    if not isinstance(name, str) or name not in _SOLVERS:
-        raise ValueError(unknown("solver", name, _SOLVERS))
-    return _SOLVERS[name]
+    if isinstance(name, str) and name in _SOLVERS:
+        return _SOLVERS[name]
+    from .presets import meant
+
+    preset = meant(name) if isinstance(name, str) else None
+    if preset is not None:
+        grid = f" on the grid {preset.grid!r}" if preset.grid else ""
+        raise ValueError(
+            f"{name!r} is no solver but a name that ss.sample takes, for {preset.solver!r}{grid}: "
+            f"get_solver({preset.solver!r})"
+        )
+    raise ValueError(unknown("solver", name, _SOLVERS))
 
 
 def build(solver: str | SolverInfo, sde: SDE, times: np.ndarray, **options: Any) -> Runner:

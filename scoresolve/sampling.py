@@ -35,7 +35,7 @@ def sample(
     model: ScoreModel,
     shape: Sequence[int] | None = None,
     *,
-    solver: str | Table | Backend | None = None,
+    solver: str | SolverInfo | Table | Backend | None = None,
     nfe: int | None = None,
     steps: int | None = None,
     grid: GridLike | None = None,
@@ -172,7 +172,7 @@ def encode(
     model: ScoreModel,
     x0: Tensor,
     *,
-    solver: str | Backend | None = None,
+    solver: str | SolverInfo | Backend | None = None,
     nfe: int | None = None,
     steps: int | None = None,
     grid: GridLike | None = None,
@@ -229,12 +229,12 @@ def encode(
     return solve(model, x, streams, Course(runner, times, nfe, {"solver": _name(solver)}), view)
 
 
-def _name(solver: str | Backend) -> str:
-    return solver.name if isinstance(solver, Backend) else solver
+def _name(solver: str | SolverInfo | Backend) -> str:
+    return solver if isinstance(solver, str) else solver.name
 
 
 def _asked(
-    solver: str | Backend, grid: GridLike | None, t_max: float, t_min: float, options: Mapping[str, Any]
+    solver: str | SolverInfo | Backend, grid: GridLike | None, t_max: float, t_min: float, options: Mapping[str, Any]
 ) -> tuple[SolverInfo, GridLike | None, float, float, dict[str, Any]]:
     """What a name stands for, as a request has it; a grid and options given beside the name go first."""
     grid = times_given(grid)

@@ -302,6 +302,10 @@ def test_doctor_says_what_to_write(run: Run) -> None:
         ("conform math:pi", 2, "got float"),
         ("conform math:sin", 2, "sampler(denoiser, x, sigmas), got sin"),
         ("conform diffusers:LCMScheduler", 2, "consistency models"),
+        ("encode my_networks:mixture --data x.npy --out a.npy -s t.json", 2, "give a solver's name here"),
+        ("likelihood my_networks:mixture --data x.npy -s t.json", 2, "give a solver's name here"),
+        ("bench my_networks:mixture --shape 2 -s t.json", 2, "give a solver's name here"),
+        ("list t.json", 2, "give a solver's name here"),
         ("sample my_networks:wide --shape 2 --out a.npy", 1, "they must be equal"),
         ("sample my_networks:bug --shape 2 --out a.npy", 1, "error: KeyError: 'weights'"),
     ],
@@ -341,6 +345,11 @@ def test_the_transcripts_of_a_page_are_what_is_printed(run: Run, page: str) -> N
         assert result.exit_code == failed, result.output
         shown = result.stderr if output.startswith("error:") else result.stdout
         assert masked(shown) == masked(output), f"{line}\n{shown}"
+
+
+def test_only_commands_that_run_tables_offer_them(run: Run) -> None:
+    for name in COMMANDS:
+        assert ("table.json" in run(f"{name} --help").stdout) == (name == "sample")
 
 
 def test_debug_shows_the_traceback(run: Run) -> None:

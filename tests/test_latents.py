@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -43,6 +44,22 @@ def test_decoding_takes_what_encoding_takes() -> None:
             ss.decode(model, latent.samples, nfe=10, **stochastic)
     with pytest.raises(TypeError, match="latent must be a tensor, got list"):
         ss.decode(model, [1.0], nfe=5)
+
+
+def test_a_table_brings_latents_back_and_does_not_make_them() -> None:
+    model = mixture_2d().model(ss.VPSDE())
+    latent = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    times = np.array([1.0, 0.6, 0.3, 0.05])
+    table = ss.build_table("heun", ss.VPSDE(), times)
+    back = ss.decode(model, latent, solver=table)
+    assert torch.equal(back.samples, ss.sample(model, start=latent, solver=table).samples)
+    assert torch.equal(back.samples, ss.decode(model, latent, solver="heun", grid=times).samples)
+    with pytest.raises(ValueError, match="decode follows the probability flow"):
+        ss.decode(model, latent, solver=ss.build_table("ddpm", ss.VPSDE(), times))
+    for run in (ss.encode, ss.log_likelihood):
+        with pytest.raises(TypeError, match="a table runs from noise to data only.*: give the solver's name") as error:
+            run(model, latent, solver=table)
+        assert len(str(error.value)) < 200
 
 
 @given(st.integers(0, 2**31), st.floats(0.05, 3.09), st.floats(0, 1))

@@ -82,6 +82,37 @@ def test_a_registered_solver_is_found_everywhere(own_solver: str) -> None:
     assert "fresh" not in [info.name for info in ss.solvers()]
 
 
+@pytest.mark.parametrize("name", ["DPM++ 2M", "dpmpp-2m", "heun_karras", "Euler a", "DDIMScheduler"])
+def test_a_name_that_sample_takes_for_another_solver_is_not_registered(name: str) -> None:
+    before = ss.presets.resolve(name)
+    for how in ({"name": name}, {"name": "fresh", "aliases": (name,)}):
+        with pytest.raises(ValueError, match=f"is a name for {before.solver!r} in ss.sample: choose another"):
+            ss.solver(**how, order=1)(lambda sde, times: None)  # type: ignore[arg-type, return-value]
+    assert ss.presets.resolve(name) == before
+    with pytest.raises(ValueError, match=r"get_solver\('" + before.solver):
+        ss.get_solver(name)
+
+
+def test_a_kind_is_ode_or_sde() -> None:
+    with pytest.raises(ValueError, match="unknown kind of solver 'ODE'.* ode, sde"):
+        ss.solver("fresh", kind="ODE", order=1)  # type: ignore[arg-type]
+
+
+def test_a_solver_is_named_by_its_facts_too_and_a_file_is_not_its_name() -> None:
+    model, x0 = mixture_2d().model(ss.VPSDE()), torch.ones(2, 2)
+    info = ss.get_solver("heun")
+    for run in (
+        lambda solver: ss.sample(model, (3, 2), solver=solver, nfe=6, seed=0),
+        lambda solver: ss.encode(model, x0, solver=solver, nfe=6),
+        lambda solver: ss.decode(model, x0, solver=solver, nfe=6),
+    ):
+        found = run(info)
+        assert torch.equal(found.samples, run("heun").samples)
+        assert found.stats["solver"] == "heun"
+    with pytest.raises(ValueError, match=r"solver=ss.Table.load\('t.json'\)"):
+        ss.sample(model, (3, 2), solver="t.json")
+
+
 def test_a_solver_that_is_not_a_table_says_so() -> None:
     with pytest.raises(ValueError, match="'rk45' is not a table"):
         ss.build_table("rk45", ss.VPSDE(), np.array([1.0, 0.1]))

@@ -24,7 +24,7 @@ def command(
         Path, typer.Option("--out", callback=check_out, help="Where to write it: .npy, .npz or .safetensors.")
     ],
     back: Annotated[bool, typer.Option("--decode", help="From latents back to data.")] = False,
-    solver: options.Solver = None,
+    solver: options.SolverName = None,
     nfe: options.Nfe = None,
     steps: options.Steps = None,
     grid: options.GridName = None,

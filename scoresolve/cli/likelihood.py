@@ -35,7 +35,7 @@ def command(
     levels: Annotated[int | None, typer.Option(min=2, help="Data were so many whole numbers, such as 256.")] = None,
     low: Annotated[float, typer.Option(help="With --levels: where their range begins now.")] = -1.0,
     high: Annotated[float, typer.Option(help="With --levels: where it ends.")] = 1.0,
-    solver: options.Solver = None,
+    solver: options.SolverName = None,
     nfe: options.Nfe = None,
     steps: options.Steps = None,
     grid: options.GridName = None,

@@ -22,7 +22,7 @@ def _check_kind(kind: str | None) -> str | None:
 @guarded
 def command(
     solver: Annotated[
-        str | None, typer.Argument(callback=options.check_solver, help="One solver, with all its facts.")
+        str | None, typer.Argument(callback=options.check_solver_name, help="One solver, with all its facts.")
     ] = None,
     kind: Annotated[str | None, typer.Option(callback=_check_kind, help="ode (deterministic) or sde.")] = None,
     order: Annotated[int | None, typer.Option(min=0, help="Of at least this measured order.")] = None,

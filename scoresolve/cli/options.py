@@ -95,12 +95,19 @@ def check_solver(name: str | None) -> str | Table | None:
             return Table.load(name)
         except (OSError, ValueError) as error:
             raise typer.BadParameter(str(error)) from error
+    return check_solver_name(name)
+
+
+def check_solver_name(name: str | None) -> str | None:
+    """The name of a solver alone, where a table is none."""
+    if name is not None and name.endswith(".json"):
+        raise typer.BadParameter(f"{name}: a table runs from noise to data only (sample); give a solver's name here")
     return _checked(name, resolve) if name is not None else None
 
 
 def check_solvers(names: Sequence[str] | None) -> Sequence[str]:
     """The same of several."""
-    return [_checked(name, resolve) for name in names or ()]
+    return [str(check_solver_name(name)) for name in names or ()]
 
 
 def check_grid(name: str | None) -> str | None:
@@ -165,6 +172,10 @@ Solver = Annotated[
     typer.Option(
         "--solver", "-s", callback=check_solver, help="A solver (see list), or a table.json; default: the best."
     ),
+]
+SolverName = Annotated[
+    str | None,
+    typer.Option("--solver", "-s", callback=check_solver_name, help="A solver's name (see list); default: the best."),
 ]
 Nfe = Annotated[int | None, typer.Option("--nfe", min=1, help="Budget of network calls.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Number of steps, in place of --nfe.")]
