@@ -62,6 +62,12 @@ def bug():
     raise KeyError("weights")
 
 
+def views():
+    net = lambda x, t, shift: noise(x - shift, t)
+    model = ss.ScoreModel(net, ss.VPSDE(), predicts="noise").condition(shift=torch.ones(5, 2))
+    return ss.threshold(model.guide(2.0, shift=torch.zeros(1, 2)), -0.5, 0.5).on(ss.EDM())
+
+
 def nan():
     return ss.ScoreModel(lambda x, t: torch.where(x[:, :1] > 0, torch.nan, -x), ss.VPSDE())
 '''
@@ -210,6 +216,20 @@ def test_a_network_is_completed_and_corrected_by_options(run: Run) -> None:
     assert np.array_equal(a, c)
     assert repr(read_sde("ss.VPSDE(beta_min=0.2, beta_max=10)")) == repr(ss.VPSDE(0.2, 10))
     assert len(read_sde("DiscreteVPSDE.linear(steps=50)").betas) == 50  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("said", ["--predicts noise", "--time t", "--sde VPSDE()", "--sde VPSDE(beta_max=10)"])
+def test_an_option_leaves_guidance_refinements_and_the_view_as_they_are(run: Run, said: str) -> None:
+    option, value = said.split()
+    found(run, f"sample my_networks:views --shape 2 -n 5 --nfe 6 -s ddim {option} '{value}' --out a.npy")
+    module = importlib.import_module("my_networks")
+    model = module.views()
+    if "10" in said:
+        net = ss.ScoreModel(model.net, ss.VPSDE(beta_max=10), predicts="noise").condition(shift=torch.ones(5, 2))
+        model = ss.threshold(net.guide(2.0, shift=torch.zeros(1, 2)), -0.5, 0.5).on(ss.EDM())
+    wanted = ss.sample(model, (5, 2), solver="ddim", nfe=6, seed=0)
+    assert wanted.times[0] > 2  # sigmas of EDM's path
+    assert np.array_equal(np.load("a.npy"), wanted.samples.numpy())
 
 
 def test_a_directory_is_read_by_from_diffusers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

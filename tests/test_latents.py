@@ -57,7 +57,7 @@ def test_a_table_brings_latents_back_and_does_not_make_them() -> None:
     with pytest.raises(ValueError, match="decode follows the probability flow"):
         ss.decode(model, latent, solver=ss.build_table("ddpm", ss.VPSDE(), times))
     for run in (ss.encode, ss.log_likelihood):
-        with pytest.raises(TypeError, match="a table runs from noise to data only.*: give the solver's name") as error:
+        with pytest.raises(TypeError, match=r"a table runs from noise to data only.*: give the solver's name") as error:
             run(model, latent, solver=table)
         assert len(str(error.value)) < 200
 

@@ -94,7 +94,7 @@ def test_a_name_that_sample_takes_for_another_solver_is_not_registered(name: str
 
 
 def test_a_kind_is_ode_or_sde() -> None:
-    with pytest.raises(ValueError, match="unknown kind of solver 'ODE'.* ode, sde"):
+    with pytest.raises(ValueError, match=r"unknown kind of solver 'ODE'.* ode, sde"):
         ss.solver("fresh", kind="ODE", order=1)  # type: ignore[arg-type]
 
 

@@ -131,9 +131,10 @@ def test_a_state_said_to_stand_at_t_max_is_taken_to_stand_there_or_refused(solve
         return
     first = float(ss.sample(model, (4, 3), t_max=0.3, seed=0, **asked).times[0])  # a start of ours is scaled to it
     assert first < 0.29
-    for run in (ss.sample, ss.decode):
-        with pytest.raises(ValueError, match=rf'begins at t_max=0.3, .* begins at {first:.9g}: .* grid="trailing"'):
-            run(model, **{"start" if run is ss.sample else "latent": x}, t_max=0.3, **asked)
+    with pytest.raises(ValueError, match=rf'begins at t_max=0.3, .* begins at {first:.9g}: .* grid="trailing"'):
+        ss.sample(model, start=x, t_max=0.3, **asked)
+    with pytest.raises(ValueError, match=r"begins at t_max=0.3, where the state stands"):
+        ss.decode(model, x, t_max=0.3, **asked)
     with pytest.raises(ValueError, match=r"begins at t_max=0.3, where the state stands"):
         ss.encode(model, x, t_max=0.3, solver="ddim", grid="leading", nfe=20)
     times = ss.grids.leading(sde, 20, 0.3, 0.0)

@@ -87,13 +87,13 @@ def _completed(found: object, target: str, sde: SDE | None, predicts: Any, time:
     if isinstance(found, ScoreModel):
         if sde is None and predicts is None and label is None:
             return found
-        view = ScoreModel(
+        net = ScoreModel(
             found.net,
             sde or found.native,
             predicts=predicts or found.predicts,
             time=found.time if label is None else label,
         )
-        return view.condition(**found.conditioning)
+        return _viewed(net, found)
     parts: list[Any] = [*found, None, None, None][:4] if isinstance(found, tuple | list) else [found, None, None, None]
     net, sde, predicts = parts[0], sde or parts[1], predicts or parts[2]
     missing = [option for option, value in (("--sde", sde), ("--predicts", predicts)) if value is None]
@@ -102,3 +102,14 @@ def _completed(found: object, target: str, sde: SDE | None, predicts: Any, time:
         wanted = f"give {' and '.join(missing)} as well" if callable(net) else "return a ScoreModel, or (net, sde, ...)"
         raise typer.BadParameter(f"{target} gave {got}: {wanted}")
     return ScoreModel(net, sde, predicts=predicts, time=label or parts[3] or "t")
+
+
+def _viewed(net: ScoreModel, found: ScoreModel) -> ScoreModel:
+    """A network wired anew, with what the ScoreModel that was found adds to it, seen along the process that that is."""
+    view = net.condition(**found.conditioning)
+    if found._guidance is not None:
+        scale, unconditional = found._guidance
+        view = view.guide(scale, **unconditional)
+    for refinement in found.refinements:
+        view = view.refine(refinement)
+    return view if found.sde is found.native else view.on(found.sde)
