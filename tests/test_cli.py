@@ -115,7 +115,7 @@ def examples() -> list[str]:
 
 @pytest.mark.parametrize("line", examples())
 def test_the_examples_of_the_help_run(run: Run, line: str) -> None:
-    np.save("images.npy", np.random.default_rng(0).standard_normal((2, 3, 32, 32)))
+    np.save("images.npy", np.random.default_rng(0).uniform(-1, 1, (2, 3, 32, 32)))
     np.save("latents.npy", np.load("images.npy"))
     small = line.replace("50000", "2").replace("--shape 3,32,32", "--shape 3,4,4")
     if " advise " in line:
