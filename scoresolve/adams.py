@@ -28,6 +28,7 @@ from torch import Tensor
 
 from .controller import Controller
 from .coordinates import Clock
+from .copies import on_device
 from .errors import require
 from .flow import Flow
 from .lanes import Lanes, Method, Trial
@@ -49,7 +50,7 @@ def integrated_differences(s: Tensor) -> Tensor:
     [0.5, 0.5]
     """
     k = s.shape[1]
-    x, w = _POINTS.to(s.device), _WEIGHTS.to(s.device)
+    x, w = on_device(_POINTS, s.device), on_device(_WEIGHTS, s.device)
     products = (x - s[:, : k - 1, None]).cumprod(dim=1).mul(w).sum(dim=2)
     integrals = torch.cat([torch.ones_like(s[:, :1]), products], dim=1)
     differences = (s[:, :, None] - s[:, None, :]).diagonal_scatter(torch.ones_like(s), dim1=1, dim2=2)

@@ -9,6 +9,7 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
+from .copies import on_device
 from .errors import require
 from .processes import IntegratedBeta
 from .sde import SDE, as_float64, derivative
@@ -30,17 +31,23 @@ class MonotoneCubic:
     def __call__(self, place: Tensor) -> Tensor:
         """The values at places, the nodes themselves at whole ones."""
         left = place.detach().floor().clamp(0, self.count - 1).long()
-        return self._cubic(left, place - left)
+        return _cubic(self._pieces(left), place - left)
 
     def place(self, value: Tensor) -> Tensor:
         """The inverse: the places at which it has the given values."""
-        nodes = self._nodes.to(value.device)
+        nodes = on_device(self._nodes, value.device)
         left = (torch.searchsorted(nodes, value.detach().contiguous(), right=True) - 1).clamp(0, self.count - 1)
-        return left + rising_root(lambda part: self._cubic(left, part), value, 1.0)
+        pieces = self._pieces(left)
+        return left + rising_root(lambda part: _cubic(pieces, part), value, 1.0)
 
-    def _cubic(self, left: Tensor, part: Tensor) -> Tensor:
-        third, second, first, value = self._cubics.to(left.device)[:, left].unbind()
-        return value + part * (first + part * (second + part * third))
+    def _pieces(self, left: Tensor) -> Tensor:
+        """The cubics that begin at whole places, (4, *left.shape)."""
+        return on_device(self._cubics, left.device)[:, left]
+
+
+def _cubic(pieces: Tensor, part: Tensor) -> Tensor:
+    third, second, first, value = pieces.unbind()
+    return value + part * (first + part * (second + part * third))
 
 
 class DiscreteVPSDE(IntegratedBeta):

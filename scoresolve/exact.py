@@ -25,6 +25,7 @@ from typing import Self, TypeAlias
 import torch
 from torch import Tensor
 
+from .copies import on_device
 from .errors import real_number, require, whole_number
 from .model import ScoreModel
 from .operators import LinearOperator, check_measurement
@@ -103,9 +104,7 @@ class Law(ABC):
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float64) -> Self:
         """The law with its tensors on a device, in float64 unless said otherwise."""
         law = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(law, name, value.to(device, dtype))
+        vars(law).update({n: on_device(v, device, dtype) for n, v in vars(self).items() if isinstance(v, Tensor)})
         return law
 
 

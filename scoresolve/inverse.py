@@ -56,6 +56,7 @@ from typing import ClassVar, Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from .copies import on_device
 from .errors import require, unknown, whole_number
 from .guidance import Rowwise
 from .model import ScoreModel
@@ -150,7 +151,7 @@ class PosteriorGuidance(Refinement):
         gain = over_batch(sigma**2 / alpha, x)
         with torch.enable_grad():
             seen = self.operator(data)
-        y = self.operator.reached(self.measurement.to(seen))
+        y = self.operator.reached(on_device(self.measurement, seen.device, seen.dtype))
         if y.shape[1:] != seen.shape[1:] or len(y) not in (1, len(seen)):
             raise ValueError(
                 f"the measurement has shape {tuple(y.shape)}, A x has {tuple(seen.shape)}: give it a row for each "
@@ -208,21 +209,28 @@ class Replacement(Rowwise):
         check_measurement(operator, measurement)
         self.sde, self.operator, self.measurement = sde, operator, measurement
         self.seed, self.indices, self.iterations = seed, indices, whole_number("iterations", iterations)
+        self._streams: tuple[int, SampleStreams] | None = None
 
     def take(self, rows: Tensor, batch: int) -> Self:
         """The same for some samples of a batch."""
         some = super().take(rows, batch)
         numbers = range(batch) if self.indices is None else self.indices
-        some.indices = [numbers[row] for row in rows.tolist()]
+        some.indices, some._streams = [numbers[row] for row in rows.tolist()], None
         return some
+
+    def _noise(self, batch: int) -> SampleStreams:
+        """Its noise for a batch of that size: made once, as the keys of all samples are made on the host."""
+        if self._streams is None or self._streams[0] != batch:
+            self._streams = batch, SampleStreams(self.seed, range(batch) if self.indices is None else self.indices)
+        return self._streams[1]
 
     def __call__(self, step: Step) -> Tensor:
         """The state with what A sees of it replaced."""
         x, operator = step.x, self.operator
         self._check_process(step)
-        noise = SampleStreams(self.seed, range(len(x)) if self.indices is None else self.indices)
-        free = x - self.sde.sigma(step.time) * noise.draw(REPLACEMENT, step.index, x)
-        missing = self.sde.alpha(step.time) * operator.reached(self.measurement.to(x)) - operator(free)
+        measurement = on_device(self.measurement, x.device, x.dtype)
+        free = x - self.sde.sigma(step.time) * self._noise(len(x)).draw(REPLACEMENT, step.index, x)
+        missing = self.sde.alpha(step.time) * operator.reached(measurement) - operator(free)
         require(len(missing) == len(x), f"a measurement of 1 or {len(x)} rows, got {len(self.measurement)}")
         solved = conjugate_gradients(lambda u: operator(operator.transpose(u)), missing, self.iterations)
         return x + operator.transpose(solved)

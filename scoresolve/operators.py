@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
+from .copies import on_device
 from .errors import require, whole_number
 from .guidance import Rowwise
 
@@ -79,7 +80,7 @@ class Mask(LinearOperator):
                 f"a mask of shape {shape} does not fit samples of shape {tuple(y.shape)}: give it a row for each "
                 "sample, or one for all (mask[None])"
             )
-        return torch.where(self.mask.to(y.device), y, 0.0)
+        return torch.where(on_device(self.mask, y.device), y, 0.0)
 
 
 def matrix(weights: Tensor, shape: Sequence[int] | None = None) -> LinearOperator:
@@ -94,7 +95,11 @@ def matrix(weights: Tensor, shape: Sequence[int] | None = None) -> LinearOperato
     require(weights.ndim == 2, f"a matrix of shape (m, d), got {tuple(weights.shape)}")
     sample = tuple(weights.shape[1:] if shape is None else shape)
     require(math.prod(sample) == weights.shape[1], f"a shape of {weights.shape[1]} elements, got {sample}")
-    return LinearOperator(lambda x: x.flatten(1) @ weights.to(x).T, lambda y: (y @ weights.to(y)).reshape(-1, *sample))
+
+    def there(x: Tensor) -> Tensor:
+        return on_device(weights, x.device, x.dtype)
+
+    return LinearOperator(lambda x: x.flatten(1) @ there(x).T, lambda y: (y @ there(y)).reshape(-1, *sample))
 
 
 def grey(channels: int = 3) -> LinearOperator:

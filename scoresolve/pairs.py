@@ -31,6 +31,7 @@ from torch import Tensor
 
 from .controller import Controller
 from .coordinates import Clock
+from .copies import on_device
 from .errors import require
 from .flow import Flow
 from .lanes import Lanes, Method, Trial
@@ -85,7 +86,9 @@ TSITOURAS = Tableau(
 
 _EXPONENTIAL_PLACES = {2: (1 / 2,), 3: (1 / 3, 2 / 3)}
 """Where the stages between the ends of an exponential step stand."""
-_GAUSS = tuple(0.5 * values for values in np.polynomial.legendre.leggauss(8) + np.array([[1.0], [0.0]]))
+_GAUSS = tuple(
+    torch.from_numpy(values) for values in 0.5 * (np.polynomial.legendre.leggauss(8) + np.array([[1.0], [0.0]]))
+)
 """Nodes and weights of Gauss and Legendre on (0, 1): they take J_1 and J_2 to rounding for steps up to h = 3."""
 
 CONTROLLER = Controller()
@@ -180,7 +183,7 @@ def _moved(
     z: Tensor, first: Tensor, line: tuple[Tensor, float], place: float, head: Tensor, h: Tensor, sign: float
 ) -> Tensor:
     """``z + head (J_1 m_1 + J_2 / (c h) (m - m_1))`` up to a share of the step, m at c; the first order if c = 0."""
-    nodes, weights = (torch.as_tensor(values, device=h.device) for values in _GAUSS)
+    nodes, weights = (on_device(values, h.device) for values in _GAUSS)
     kernel = weights * torch.exp(sign * place * h[:, None] * nodes)
     moved = z + over_batch(head * place * h * kernel.sum(1), z) * first
     other, other_place = line

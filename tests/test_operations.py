@@ -1,14 +1,21 @@
 """Nothing between two network calls: operations of the loop, counted, and what it keeps in memory."""
 
 import gc
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 import scoresolve as ss
 from benchmarks.operations import Operations
+from scoresolve import copies
+from scoresolve.adams import integrated_differences
+from scoresolve.copies import on_device
+from scoresolve.pairs import _moved
 from scoresolve.registers import Registers
 from scoresolve.row import Row
 from scoresolve.watch import READ
@@ -123,6 +130,77 @@ def test_registers_are_the_weighted_sum(monkeypatch) -> None:
                         )
                         y = registers.propose(number, x)
                         assert (y - expected).abs().max() < 1e-13 * scale
+
+
+AWAY, BETAS, KNOWN = torch.empty(2, 3, device="meta"), ss.DiscreteVPSDE.linear(), torch.tensor([[True, False, True]])
+LAW = ss.exact.Gaussian([0.0, 1.0, 2.0], 0.5)
+RATES = AWAY.new_empty(2, dtype=torch.float64)
+PUT = ss.Replacement(BETAS, ss.operators.Mask(KNOWN), torch.ones(1, 3), seed=1)
+GUIDED = ss.posterior_guidance(
+    ss.ScoreModel(lambda x, t: 0.5 * x, BETAS), ss.operators.matrix(torch.ones(2, 3)), torch.ones(1, 2), 0.1
+)
+SPAN = RATES.new_empty(2, 3)
+KEPT = {
+    "alpha of a table of betas": lambda: BETAS.alpha(RATES),
+    "time of a table of betas": lambda: BETAS.time(RATES),
+    "weights of Adams": lambda: integrated_differences(RATES.new_empty(2, 4)),
+    "weights of a pair": lambda: _moved(SPAN, SPAN, (SPAN, 0.5), 1.0, RATES, RATES, 1.0),
+    "posterior guidance": lambda: GUIDED.data(AWAY, 0.5),
+    "replacement": lambda: PUT(ss.Step(1, 0.5, AWAY, 1)),
+    "exact denoiser": lambda: LAW.denoise(AWAY, 0.5, 0.5),
+    "exact density": lambda: LAW.log_prob(SPAN),
+    "exact flow": lambda: LAW.flow(BETAS, SPAN, 0.5, 0.3),
+}
+
+
+class Crossings(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations that take something of the host to the device without memory."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        hosts = [one for one in (*args, *(kwargs or {}).values()) if isinstance(one, Tensor) and not one.is_meta]
+        self.count += bool(hosts) and isinstance(out, Tensor) and out.is_meta
+        return out
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_kept_on_the_host_is_copied_to_a_device_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "_COPIES", WeakTensorKeyDictionary())
+    found = []
+    for _ in range(2):
+        with Crossings() as crossed:
+            assert KEPT[name]().is_meta
+        found.append(crossed.count)
+    assert 1 <= found[0] <= 6
+    assert found[1] == 0
+
+
+def test_a_copy_is_good_until_it_or_what_it_is_of_is_written_into() -> None:
+    """It goes with what it is of, and nothing is kept where a graph goes through it."""
+    value = torch.ones(3)
+    copy = on_device(value, "meta")
+    assert on_device(value, AWAY.device) is copy
+    assert on_device(value, "meta", torch.float64).dtype == torch.float64
+    value.add_(1)
+    other = on_device(value, "meta")
+    assert other is not copy
+    other.add_(1)
+    copy = on_device(value, "meta")
+    assert other is not copy
+    gone = weakref.ref(copy)
+    del copy, value
+    assert gone() is None
+    wanted = torch.ones(3, requires_grad=True)
+    assert on_device(wanted, "meta").requires_grad
+    with torch.inference_mode():
+        made = torch.ones(3)
+        assert on_device(made, "meta") is not on_device(made, "meta")
+    some = torch.ones(3)
+    with torch.inference_mode():
+        on_device(some, "meta")
+    assert not on_device(some, "meta").is_inference()
 
 
 class Half(torch.nn.Module):
