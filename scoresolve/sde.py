@@ -292,7 +292,9 @@ def _check_rows(value: Tensor, x: Tensor) -> None:
 def _evaluate(function: Callable[[Tensor], Tensor], t: Time) -> Time:
     """Apply a float64 formula to a float, an array or a tensor, and answer in kind."""
     if isinstance(t, Tensor):
-        return function(t.double()).to(t.dtype if t.is_floating_point() else torch.get_default_dtype())
+        kind = t.dtype if t.is_floating_point() else torch.get_default_dtype()
+        point = t.cpu() if t.device.type == "mps" else t  # Apple's accelerator has no float64
+        return function(point.double()).to(kind).to(t.device)
     if isinstance(t, np.ndarray):  # copied: a tensor cannot share an array that is read-only or runs backwards
         return function(torch.from_numpy(np.array(t, dtype=np.float64))).detach().numpy()
     return function(torch.tensor(t, dtype=torch.float64, device="cpu")).item()

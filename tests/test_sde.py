@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -17,6 +18,8 @@ from oracles import PROCESSES, SMOOTH, gaussian, interval, mixture_1d, mixture_2
 from recorder import Alone, On
 from scipy.integrate import solve_ivp
 from strategies import normal, smooth_paths
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import scoresolve as ss
 from scoresolve.sde import over_batch
@@ -259,6 +262,27 @@ def test_noise_is_drawn_on_the_device_of_the_data() -> None:
     x0 = torch.empty(2, 3, device="meta")
     assert ss.VPSDE().perturb(x0, 0.5).device == x0.device
     assert ss.VPSDE().prior_sample((2, 3), device="meta").device == x0.device
+
+
+class NoDoubles(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Raises where a number of float64 would be on Apple's accelerator."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.device.type == "mps" and out.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return out
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_times_may_be_where_there_is_no_float64(name: str) -> None:
+    """On tensors without values, which need no such device."""
+    sde = PROCESSES[name]
+    with FakeTensorMode(allow_non_fake_inputs=True), NoDoubles():
+        t = torch.empty(3, device="mps")
+        for function in (sde.alpha, sde.sigma, sde.rho, sde.lam, sde.time, sde.drift_rate, sde.diffusion):
+            found = function(t)
+            assert (found.device, found.dtype, found.shape) == (t.device, t.dtype, t.shape)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
