@@ -34,5 +34,7 @@ def on_device(value: Tensor, device: torch.device | str, dtype: torch.dtype | No
     if kept is None or kept[1:] != (version_of(value), version_of(kept[0])):
         with torch.inference_mode(False):
             copy = value.to(there, kind)
+        if type(copy) is not Tensor:  # one without values, of a network that is traced
+            return copy
         kept = copies[there, kind] = copy, version_of(value), version_of(copy)
     return kept[0]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -201,6 +202,9 @@ def test_a_copy_is_good_until_it_or_what_it_is_of_is_written_into() -> None:
     with torch.inference_mode():
         on_device(some, "meta")
     assert not on_device(some, "meta").is_inference()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert on_device(some, "lazy").device.type == "lazy"
+    assert [where.type for where, _ in copies._COPIES[some]] == ["meta"]
 
 
 class Half(torch.nn.Module):
