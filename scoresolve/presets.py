@@ -84,7 +84,7 @@ PRESETS = {
     "sample_dpmpp_2m": Preset("dpmpp_2m", "karras"),
     "sample_dpmpp_2m_sde": Preset("dpmpp_2m_sde", "karras"),
     "sample_dpmpp_3m_sde": Preset("dpmpp_3m_sde", "karras"),
-    # diffusers, with the defaults of each class
+    # diffusers, with the defaults of each class (what DEIS and the single-step class do otherwise: docs/migration.md)
     "DDIMScheduler": Preset("ddim", "leading"),
     "DDPMScheduler": Preset("ddpm", "leading"),
     "PNDMScheduler": Preset("pndm", "leading", {"start": "runge_kutta"}),

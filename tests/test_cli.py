@@ -166,6 +166,17 @@ def test_sample_gives_what_the_library_gives(run: Run) -> None:
     assert np.array_equal(np.load("b.npy"), wanted.numpy())
 
 
+def test_sample_starts_and_ends_where_it_is_told(run: Run) -> None:
+    line = "sample my_networks:mixture --shape 2 -n 5 --nfe 6 --t-max 0.6 --t-min 0.1 --out"
+    for out in ("a.npy", "shards"):
+        found(run, f"{line} {out}")
+    model = importlib.import_module("my_networks").mixture()
+    wanted = ss.sample(model, (5, 2), nfe=6, t_max=0.6, t_min=0.1, seed=0)
+    assert wanted.times[[0, -1]].tolist() == [0.6, 0.1]
+    assert np.array_equal(np.load("a.npy"), wanted.samples.numpy())
+    assert np.allclose(ss.shards.load("shards")["samples"], wanted.samples, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("said", "meant"), [("False", False), ("false", False), ("True", True), ("true", True), ("None", None)]
 )

@@ -152,6 +152,23 @@ def test_two_stages_by_name(algorithm: str, solver: str, kind: str, weights: str
     assert difference(found, ours(solver, sde, fine[::2], weights=weights)) < FLOAT64
 
 
+@pytest.mark.parametrize("steps", [6, 14, 15, 20])
+def test_deis_by_the_name_of_its_class_ends_at_index_0_on_the_times_that_the_documentation_gives(steps: int) -> None:
+    """Below 15 steps with its last one of first order."""
+    sde = ss.DiscreteVPSDE.linear()
+    exact = mixture_2d().model(sde)
+    scheduler = schedulers.DEISMultistepScheduler()
+    scheduler.set_timesteps(steps)
+    x = noise = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            x = scheduler.step(exact.noise(x, (int(t) + 1) / 1000), t, x).prev_sample
+    times = ss.grids.linspace(sde, steps + 1, 1.0, 0.0)[:-1]
+    options = FINAL if steps < 15 else {}
+    found = ss.sample(exact, start=noise, solver="DEISMultistepScheduler", grid=times, **options).samples
+    assert (found - x).abs().max() < 1e-5  # theirs rounds its table to float32
+
+
 # -- what has no name among ours, made of the same parts --------------------------------------------------------------
 
 

@@ -180,6 +180,8 @@ SolverName = Annotated[
 Nfe = Annotated[int | None, typer.Option("--nfe", min=1, help="Budget of network calls.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Number of steps, in place of --nfe.")]
 GridName = Annotated[str | None, typer.Option("--grid", callback=check_grid, help="A time grid (see list --grids).")]
+TMax = Annotated[float | None, typer.Option("--t-max", min=0.0, help="Where to start; default: the process' t_max.")]
+TMin = Annotated[float | None, typer.Option("--t-min", min=0.0, help="Where to end; default: the process' t_min.")]
 Rtol = Annotated[float | None, typer.Option("--rtol", min=0.0, help="Relative tolerance of an adaptive solver.")]
 Atol = Annotated[float | None, typer.Option("--atol", min=0.0, help="Absolute tolerance of an adaptive solver.")]
 Option = Annotated[

@@ -34,6 +34,8 @@ def command(
     nfe: options.Nfe = None,
     steps: options.Steps = None,
     grid: options.GridName = None,
+    t_max: options.TMax = None,
+    t_min: options.TMin = None,
     rtol: options.Rtol = None,
     atol: options.Atol = None,
     option: options.Option = None,
@@ -69,8 +71,8 @@ def command(
     model = load(network, sde, predicts, time, device)
     one = cast(tuple[int, ...], shape)
     run: dict[str, Any] = {
-        "solver": solver, "nfe": nfe, "steps": steps, "grid": grid, "denoise": denoise, "device": device,
-        "dtype": cast(torch.dtype, dtype), "on_error": "mask" if mask else "raise",
+        "solver": solver, "nfe": nfe, "steps": steps, "grid": grid, "t_max": t_max, "t_min": t_min,
+        "denoise": denoise, "device": device, "dtype": cast(torch.dtype, dtype), "on_error": "mask" if mask else "raise",
         **({"solver_options": own} if (own := options.solver_options(option, rtol, atol)) else {}),
     }  # fmt: skip
     if out.suffix in KNOWN:
