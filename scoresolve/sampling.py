@@ -124,9 +124,11 @@ def sample(
         raise TypeError(f"solver_options must be a mapping such as {{'start': 'low'}}, got {solver_options!r}")
     if not isinstance(capture, bool | Capture):
         raise TypeError(f"capture must be True or False, got {capture!r}")
-    options = {**(solver_options or {}), **options}
     if isinstance(start, str):
         options, start = {**options, "start": start}, None
+    twice = sorted(options.keys() & (solver_options or {}).keys())
+    require(not twice, f"each option once, got {', '.join(twice)} both as an argument and in solver_options=")
+    options = {**(solver_options or {}), **options}
     with torch.set_grad_enabled(grad):  # the copy of a start, too, keeps a graph only if that is asked for
         x, seed, streams = start_state(model, shape, start, seed, indices, generator, noise, dtype, device)
     steps, nfe = _counts(steps, nfe)

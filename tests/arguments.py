@@ -98,7 +98,10 @@ SAMPLE: list[tuple[str, Callable[[], object]]] = [
     *(("lower_order_final", _sample(lower_order_final=v)) for v in ("False", "false", "", 0, 1, 0.0)),
     *(("", _sample(lower_order_final=v)) for v in (True, False, None)),
     *(("unic", _sample(solver="unipc_2", unic=v)) for v in ("False", None, "exact")),
-    ("solver_options", _sample(solver_options=5)), ("solver=table", _sample(solver=TABLE, nfe=None, steps=3)),
+    ("solver_options", _sample(solver_options=5)),
+    ("eta both as", _sample(solver="ddim", eta=0.5, solver_options={"eta": 0.3})),
+    ("start both as", _sample(start="low", solver_options={"start": "high"})),
+    ("solver=table", _sample(solver=TABLE, nfe=None, steps=3)),
     ("nfe", _sample(solver=TABLE, nfe=4)), ("model", lambda: ss.sample(answer, **GOOD)),
 ]  # fmt: skip
 OTHERS: list[tuple[str, Callable[[], object]]] = [

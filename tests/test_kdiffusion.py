@@ -96,5 +96,11 @@ def test_half_precision_single_levels_and_noise_samplers() -> None:
         as_sampler("dpmpp_sde")(denoiser, START, SIGMAS, noise_sampler=noise_sampler)
     with pytest.raises(ValueError, match="chooses its own noise levels"):
         as_sampler("adaptive_abm")
-    with pytest.raises(TypeError, match="unknown option 's_noise'"):
-        as_sampler("euler", s_noise=1.0)
+    for name, option in (("euler", "s_noise"), ("sample_heun", "s_churn"), ("sample_dpmpp_2m_sde", "s_noise")):
+        with pytest.raises(TypeError, match=rf"unknown option '{option}'.*; {option} is an option of 'edm_euler' and"):
+            as_sampler(name, **{option: 1.0})
+        with pytest.raises(TypeError, match="is an option of 'edm_euler' and 'edm_heun'"):
+            as_sampler(name)(denoiser, START, SIGMAS, **{option: 1.0})
+    with pytest.raises(TypeError, match="unknown option 'eta'") as error:  # which many have
+        as_sampler("euler", eta=1.0)
+    assert "eta is an option of" not in str(error.value)

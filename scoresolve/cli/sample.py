@@ -72,7 +72,8 @@ def command(
     one = cast(tuple[int, ...], shape)
     run: dict[str, Any] = {
         "solver": solver, "nfe": nfe, "steps": steps, "grid": grid, "t_max": t_max, "t_min": t_min,
-        "denoise": denoise, "device": device, "dtype": cast(torch.dtype, dtype), "on_error": "mask" if mask else "raise",
+        "denoise": denoise, "device": device, "dtype": cast(torch.dtype, dtype),
+        "on_error": "mask" if mask else "raise",
         **({"solver_options": own} if (own := options.solver_options(option, rtol, atol)) else {}),
     }  # fmt: skip
     if out.suffix in KNOWN:
