@@ -53,8 +53,8 @@ def as_sampler(solver: str, *, flow: bool = False, **options: Any) -> Sampler:
     Noise is that of ``seed=`` (else ``extra_args["seed"]``, else a fresh one): sample i of a seed is the same in
     every batch; or that of ``noise_sampler(sigma, sigma_next)``, k-diffusion's. Other arguments of k-diffusion's own
     samplers (s_noise, solver_type, ...) are not options here; the churn (s_churn, s_tmin, s_tmax, s_noise) of its
-    ``sample_euler`` and ``sample_heun`` is that of "edm_euler" and "edm_heun". Raises: ValueError, TypeError for what is
-    not known.
+    ``sample_euler`` and ``sample_heun`` is that of "edm_euler" and "edm_heun". Raises: ValueError, TypeError for what
+    is not known.
 
     >>> import torch, scoresolve as ss
     >>> from scoresolve.integrations.kdiffusion import as_sampler
