@@ -46,7 +46,7 @@ def are_whole(kind: TimeLabel | Callable[[Tensor], Tensor | float], sde: SDE) ->
     times = torch.tensor([sde.t_max, sde.t_eps], dtype=torch.float64, device="cpu")
     found = kind(times)
     try:
-        label = torch.as_tensor(found).expand(times.shape)
+        label = torch.as_tensor(found, device="cpu").expand(times.shape)
     except (TypeError, ValueError, RuntimeError):
         got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
         raise TypeError(f"time= must make of a float64 tensor of times (n,) labels (n,), got {got} for n = 2") from None

@@ -68,8 +68,8 @@ def sample(
     Args:
         model: the network with its process.
         shape: (batch, ...) of the samples; drawn from the prior at t_max. Or give ``start``.
-        solver: one of ``ss.solvers()`` or its name, one that other libraries use ("DPM++ 2M Karras"), a ``Table``, or a method
-            of another library (``ss.backend``). Default: the one that does best at that number of calls
+        solver: one of ``ss.solvers()`` or its name, one that other libraries use ("DPM++ 2M Karras"), a ``Table``, or a
+            method of another library (``ss.backend``). Default: the one that does best at that number of calls
             (``ss.default_solver``), or "adaptive_abm" where rtol= or atol= are given or no amount of work is.
         nfe: the budget of network calls, met exactly where the solver allows and never exceeded; or ``steps``.
         grid: a name of ``ss.grids.GRIDS`` ("balanced", "log_snr", "karras", "trailing", ...), a function with their

@@ -97,10 +97,9 @@ def test_half_precision_single_levels_and_noise_samplers() -> None:
     with pytest.raises(ValueError, match="chooses its own noise levels"):
         as_sampler("adaptive_abm")
     for name, option in (("euler", "s_noise"), ("sample_heun", "s_churn"), ("sample_dpmpp_2m_sde", "s_noise")):
-        with pytest.raises(TypeError, match=rf"unknown option '{option}'.*; {option} is an option of 'edm_euler' and"):
+        with pytest.raises(TypeError, match=rf"unknown option '{option}'; .*'edm_(euler|heun)'.* have it"):
             as_sampler(name, **{option: 1.0})
-        with pytest.raises(TypeError, match="is an option of 'edm_euler' and 'edm_heun'"):
+        with pytest.raises(TypeError, match=r"'edm_(euler|heun)'.* have it"):
             as_sampler(name)(denoiser, START, SIGMAS, **{option: 1.0})
-    with pytest.raises(TypeError, match="unknown option 'eta'") as error:  # which many have
+    with pytest.raises(TypeError, match=r"unknown option 'eta'; 'euler_maruyama' and .* have it"):
         as_sampler("euler", eta=1.0)
-    assert "eta is an option of" not in str(error.value)
