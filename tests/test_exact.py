@@ -198,3 +198,18 @@ def test_a_posterior_without_noise_has_what_was_seen_and_only_that() -> None:
         ss.exact.Gaussian([0.0, 0.0], [0.0, 1.0]).posterior(known, y, 0.0)
     with pytest.raises(ValueError, match=r"take y\[i : i \+ 1\]"):
         mixture_2d().posterior(known, y.expand(2, 2), 0.1)
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        ss.exact.Empirical(torch.zeros(3, 2), 0.0), ss.exact.Gaussian([0.0, 0.0], [1.0, 0.0]),
+        ss.exact.GaussianMixture([0.5, 0.5], [[0.0], [1.0]], [1.0, 0.0]),
+    ],
+    ids=["points", "line", "mixture"],
+)  # fmt: skip
+def test_a_law_on_points_or_planes_has_no_density(law: ss.exact.Law) -> None:
+    x = torch.zeros(2, *law.shape)
+    with pytest.raises(ValueError, match="a law with a density: variances, or a bandwidth, above 0, got one that is 0"):
+        law.log_prob(x)
+    assert law.marginal(ss.VPSDE(), 0.5).log_prob(x).isfinite().all()
