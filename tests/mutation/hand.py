@@ -66,7 +66,7 @@ PREDICTIONS = (
     _fault("index labels: t N for t N - 1", "labels", "return t * len(getattr(native, \"betas\")) - 1",
            "return t * len(getattr(native, \"betas\"))", "model::test_time_labels"),
     _fault("index labels truncated", "labels", "_fractional_index(native, t).round()",
-           "_fractional_index(native, t) // 1", "model::test_index_labels_are_rounded_not_truncated"),
+           "(_fractional_index(native, t) // 1)", "model::test_index_labels_are_rounded_not_truncated"),
 )
 STEPS = (
     _fault("sigma_t for sigma_s in the noise of a step", "forms",
