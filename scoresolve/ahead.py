@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -79,13 +79,15 @@ def ahead(noise: NoiseSource, stream: int, indices: Sequence[int], like: Tensor)
     Args: noise; stream; indices, the draws of it that the caller is about to ask for, increasing; like, a state such
     as they are for. A block lives for as long as one of its draws does.
     """
-    if len(indices) > 1 and isinstance(noise, BlockSource) and goes_with_draw(noise, "draws"):
-        return Ahead(noise, stream, indices, like)
-    return noise
+    return Ahead(noise, stream, indices, like) if len(indices) > 1 and _makes_several(noise) else noise
 
 
 def draws(noise: NoiseSource, stream: int, indices: Tensor, like: Tensor) -> Tensor:
     """Several draws, (draws, *like.shape): together if the source can make them so, else one by one."""
-    if isinstance(noise, BlockSource) and goes_with_draw(noise, "draws"):
+    if _makes_several(noise):
         return noise.draws(stream, indices, like)
     return torch.stack([noise.draw(stream, index, like) for index in indices.tolist()])
+
+
+def _makes_several(noise: NoiseSource) -> TypeGuard[BlockSource]:
+    return isinstance(noise, BlockSource) and goes_with_draw(noise, "draws")

@@ -49,7 +49,7 @@ from .errors import require, unknown, whole_number
 from .model import ScoreModel
 from .noise import BOUND, NoiseSource, SampleStreams
 from .sde import SDE
-from .starting import check_ends, check_network, check_state, noisy_end
+from .starting import check_network, check_noisy_ends, check_state
 from .time_laws import matched, uniform_lam
 from .watch import Watch
 
@@ -220,7 +220,7 @@ def _path(
             "the network is told whole indices only, the continuous bound asks between them: use kind='discrete', or "
             "time='fractional_index' if it takes fractions"
         )
-    last, first = check_ends(model, noisy_end(model) if t_min is None else t_min, t_max)
+    last, first = check_noisy_ends(model, t_min, t_max)
     require(sde.sigma(last) > 0, f"noise at t_min, there is none at t = {last:g}: use t_min={model.t_eps:g}")
     if importance is None and not math.isfinite(sde.lam(first)):
         raise ValueError(f"lam is infinite at t = {first:g}: use importance= the data's standard deviation, or t_max=")

@@ -38,7 +38,8 @@ def take_rows(values: dict[str, Any], rows: Tensor, batch: int) -> dict[str, Any
             return value[rows.to(value.device)]
         return value.take(rows, batch) if isinstance(value, Rowwise) else value
 
-    return {name: each(value, taken) for name, value in values.items()}
+    some: dict[str, Any] = each(values, taken)
+    return some
 
 
 def each(value: Any, change: Callable[..., Any], *others: Any) -> Any:

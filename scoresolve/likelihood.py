@@ -47,7 +47,7 @@ from .registry import SolverInfo
 from .running import OnError
 from .sampling import encode
 from .solution import Solution
-from .starting import check_ends, check_network, check_state, noisy_end
+from .starting import check_network, check_noisy_ends, check_state
 
 Prior: TypeAlias = Law | Callable[[Tensor], Tensor]
 
@@ -150,7 +150,7 @@ def log_likelihood(
         divergence = Divergence(divergence, probes, control)
     offset = _offset_bits(levels, data_range)
     if levels is not None and data_range is not None:
-        _check_within(x0.detach(), data_range, levels, model.sde.sigma(_first(model, t_min, t_max)))
+        _check_within(x0.detach(), data_range, levels, model.sde.sigma(check_noisy_ends(model, t_min, t_max)[0]))
     _check_prior(prior, x0.shape[1:])
     tolerances: dict[str, Any] = {name: value for name, value in (("rtol", rtol), ("atol", atol)) if value is not None}
     solution = encode(
@@ -174,11 +174,6 @@ def log_likelihood(
     )
     with torch.set_grad_enabled(grad):  # a prior may have parameters
         return _found(solution, prior, offset)
-
-
-def _first(model: ScoreModel, t_min: float | None, t_max: float | None) -> float:
-    """Where the data stand."""
-    return check_ends(model, noisy_end(model) if t_min is None else t_min, t_max)[0]
 
 
 def _check_within(x0: Tensor, data_range: tuple[float, float], levels: int, sigma: float) -> None:

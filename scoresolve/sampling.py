@@ -27,7 +27,7 @@ from .presets import resolve
 from .registry import Runner, SolverInfo, get_solver
 from .running import Course, OnError, View, solve
 from .solution import Callback, Solution
-from .starting import NoiseLike, check_ends, check_indices, check_network, check_state, noisy_end, start_state
+from .starting import NoiseLike, check_ends, check_indices, check_network, check_noisy_ends, check_state, start_state
 from .table import Table
 
 
@@ -215,7 +215,7 @@ def encode(
     check_network(model)
     with torch.set_grad_enabled(grad):
         x = check_state(x0, "x0").clone()  # the network may write into what it is given
-    first, last = check_ends(model, noisy_end(model) if t_min is None else t_min, t_max)
+    first, last = check_noisy_ends(model, t_min, t_max)
     steps, nfe = _counts(steps, nfe)
     if solver is None:
         solver, options = chosen(nfe or steps or _steps_of(grid), options, REVERSIBLE_TOLERANCE)

@@ -165,6 +165,11 @@ def noisy_end(model: ScoreModel) -> float:
     return model.t_min if model.sde.sigma(model.t_min) > 0 else model.t_eps
 
 
+def check_noisy_ends(model: ScoreModel, t_min: float | None, t_max: float | None) -> tuple[float, float]:
+    """(t_min, t_max) of what begins at data, see :func:`noisy_end` and :func:`check_ends`."""
+    return check_ends(model, noisy_end(model) if t_min is None else t_min, t_max)
+
+
 def _default_dtype() -> torch.dtype:
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from .errors import require
 from .model import ScoreModel
 from .noise import TRAINING, SampleStreams, fresh_seed, spread_places
-from .starting import check_batch, check_ends, check_model, noisy_end
+from .starting import check_batch, check_model, check_noisy_ends
 from .time_laws import Adaptive, TimeLaw, Times, levels, uniform
 
 Measure = Literal["times", "lam", "level"]
@@ -113,7 +113,7 @@ def draw(
     check_model(model)
     check_batch(x0, "x0")
     law = times or (levels() if model.time == "index" else uniform())
-    ends = check_ends(model, noisy_end(model) if t_min is None else t_min, t_max)
+    ends = check_noisy_ends(model, t_min, t_max)
     target = law.on(model.sde, *ends)
     source = target if proposal is None else proposal.on(model.sde, *ends)
     require(
